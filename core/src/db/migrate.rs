@@ -1,0 +1,28 @@
+//! The schema's migrations, embedded in the binary. Idempotent, and safe when several start at once.
+
+use sqlx::PgPool;
+
+static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("../migrations");
+
+/// Brings the schema up to date.
+///
+/// # Errors
+/// PostgreSQL is away, or holds a schema that this version does not know.
+pub async fn migrate(pool: &PgPool) -> Result<(), sqlx::migrate::MigrateError> {
+    MIGRATIONS.run(pool).await
+}
+
+/// Whether all migrations of this version have been applied.
+pub async fn is_current(pool: &PgPool) -> sqlx::Result<bool> {
+    let latest = MIGRATIONS.iter().map(|migration| migration.version).max().unwrap_or(0);
+    let known: bool = sqlx::query_scalar("select to_regclass('_sqlx_migrations') is not null")
+        .fetch_one(pool)
+        .await?;
+    if !known {
+        return Ok(false);
+    }
+    sqlx::query_scalar("select exists (select from _sqlx_migrations where version >= $1 and success)")
+        .bind(latest)
+        .fetch_one(pool)
+        .await
+}

@@ -1,0 +1,38 @@
+//! The record: PostgreSQL. One file for each table or question; plain functions over an executor or pool.
+
+use std::str::FromStr;
+use std::time::Duration;
+
+use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
+
+pub mod migrate;
+
+/// Options from a URL, with what each of our connections wants: a name, TCP keepalives come from the
+/// server's settings, and no statement may hang for ever.
+///
+/// # Errors
+/// The URL does not parse, or names no user (sqlx would log in as `anonymous`).
+pub fn connect_options(url: &str, application: &str) -> anyhow::Result<PgConnectOptions> {
+    let parsed = url::Url::parse(url)?;
+    let user_in_query = parsed.query_pairs().any(|(key, _)| key == "user");
+    anyhow::ensure!(!parsed.username().is_empty() || user_in_query, "the URL names no user");
+    let options = PgConnectOptions::from_str(url)?
+        .application_name(application)
+        .options([
+            ("statement_timeout", "30s"),
+            ("lock_timeout", "20s"),
+            ("tcp_keepalives_idle", "10"),
+            ("tcp_keepalives_interval", "5"),
+            ("tcp_keepalives_count", "3"),
+        ]);
+    Ok(options)
+}
+
+/// A pool that connects lazily: PostgreSQL may come up later.
+pub fn pool(options: PgConnectOptions, connections: u32) -> PgPool {
+    PgPoolOptions::new()
+        .max_connections(connections)
+        .acquire_timeout(Duration::from_secs(5))
+        .idle_timeout(Duration::from_secs(300))
+        .connect_lazy_with(options)
+}

@@ -1,0 +1,25 @@
+//! What EventRail's parts share: the domain, all SQL, all Redis keys and scripts, signing, the egress
+//! policy, configuration and telemetry.
+//!
+//! Reading order: [`ids`], [`event`], [`group`], [`endpoint`], [`matching`], [`retry`], [`verdict`],
+//! [`secret`], [`signature`] and [`egress`] are pure: values in, values out. [`db`] is the record
+//! (PostgreSQL), [`rail`] the transport (Redis). [`servers`] runs private ones for `eventrail up`.
+
+pub mod config;
+pub mod db;
+pub mod egress;
+pub mod endpoint;
+pub mod event;
+pub mod group;
+pub mod ids;
+pub mod matching;
+pub mod metrics;
+pub mod rail;
+pub mod retry;
+pub mod secret;
+pub mod servers;
+pub mod signature;
+pub mod telemetry;
+#[cfg(feature = "testing")]
+pub mod testing;
+pub mod verdict;

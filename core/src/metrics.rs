@@ -1,0 +1,79 @@
+//! The names of all metrics, in one place; `dashboards/grafana` is held against it by a test.
+//! Labels are bounded: groups at most, never endpoints or event types.
+
+pub const EVENTS_ACCEPTED: &str = "eventrail_events_accepted_total";
+pub const EVENTS_DUPLICATE: &str = "eventrail_events_duplicate_total";
+pub const INGEST_BATCH_EVENTS: &str = "eventrail_ingest_batch_events";
+pub const INGEST_COMMIT_SECONDS: &str = "eventrail_ingest_commit_seconds";
+pub const HTTP_REQUESTS: &str = "eventrail_http_requests_total";
+pub const HTTP_REQUEST_SECONDS: &str = "eventrail_http_request_seconds";
+pub const RELAY_LEADER: &str = "eventrail_relay_leader";
+pub const RELAY_EVENTS: &str = "eventrail_relay_events_total";
+pub const RELAY_ENTRIES_APPENDED: &str = "eventrail_relay_entries_appended_total";
+pub const RELAY_APPENDS_REFUSED: &str = "eventrail_relay_appends_refused_total";
+pub const FEED_LAG_EVENTS: &str = "eventrail_feed_lag_events";
+pub const FEED_STREAM_ENTRIES: &str = "eventrail_feed_stream_entries";
+pub const ATTEMPTS: &str = "eventrail_attempts_total";
+pub const ATTEMPT_SECONDS: &str = "eventrail_attempt_seconds";
+pub const IN_FLIGHT: &str = "eventrail_attempts_in_flight";
+pub const DELIVERIES: &str = "eventrail_deliveries_total";
+pub const DELIVERY_LATENCY_SECONDS: &str = "eventrail_delivery_latency_seconds";
+pub const RECORD_BATCH_OUTCOMES: &str = "eventrail_record_batch_outcomes";
+pub const RECORD_COMMIT_SECONDS: &str = "eventrail_record_commit_seconds";
+pub const ENTRIES_CLAIMED: &str = "eventrail_entries_claimed_total";
+pub const RETRIES_CLAIMED: &str = "eventrail_retries_claimed_total";
+pub const ENDPOINTS_PARKED: &str = "eventrail_endpoints_parked";
+pub const BREAKERS_OPEN: &str = "eventrail_breakers_open";
+
+/// All of them, with their help texts.
+pub const ALL: &[(&str, &str)] = &[
+    (EVENTS_ACCEPTED, "Events committed to the log."),
+    (EVENTS_DUPLICATE, "Events answered from their idempotency key."),
+    (INGEST_BATCH_EVENTS, "Events in one group commit."),
+    (INGEST_COMMIT_SECONDS, "Duration of one group commit."),
+    (HTTP_REQUESTS, "Requests answered, by route and status."),
+    (HTTP_REQUEST_SECONDS, "Time to answer a request, by route."),
+    (RELAY_LEADER, "1 where this process leads the relay."),
+    (RELAY_EVENTS, "Events that the relay has read from the log."),
+    (RELAY_ENTRIES_APPENDED, "Entries appended to streams."),
+    (RELAY_APPENDS_REFUSED, "Appends refused because the stream's tail was not the expected one."),
+    (FEED_LAG_EVENTS, "Positions between the head of the log and what a group's live feed has settled."),
+    (FEED_STREAM_ENTRIES, "Entries in a group's live stream."),
+    (ATTEMPTS, "HTTP requests made to endpoints, by result."),
+    (ATTEMPT_SECONDS, "Duration of one HTTP request to an endpoint."),
+    (IN_FLIGHT, "HTTP requests to endpoints under way."),
+    (DELIVERIES, "Outcomes recorded, by status."),
+    (DELIVERY_LATENCY_SECONDS, "From the event's commit to its first delivery to an endpoint."),
+    (RECORD_BATCH_OUTCOMES, "Outcomes in one commit of the recorder."),
+    (RECORD_COMMIT_SECONDS, "Duration of one commit of the recorder."),
+    (ENTRIES_CLAIMED, "Entries taken over from dispatchers that died."),
+    (RETRIES_CLAIMED, "Due retries claimed."),
+    (ENDPOINTS_PARKED, "Endpoints that their live feed leaves out for now."),
+    (BREAKERS_OPEN, "Endpoints whose circuit breaker is open in this process."),
+];
+
+/// Installs the process's recorder; render it for `/metrics`.
+///
+/// # Errors
+/// A recorder is installed already.
+pub fn install() -> anyhow::Result<metrics_exporter_prometheus::PrometheusHandle> {
+    use metrics_exporter_prometheus::{Matcher, PrometheusBuilder};
+    const SECONDS: &[f64] =
+        &[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 120.0];
+    const SIZES: &[f64] = &[1.0, 2.0, 5.0, 10.0, 25.0, 50.0, 100.0, 250.0, 500.0, 1000.0];
+    let handle = PrometheusBuilder::new()
+        .set_buckets_for_metric(Matcher::Suffix("_seconds".into()), SECONDS)?
+        .set_buckets(SIZES)?
+        .install_recorder()?;
+    for (name, help) in ALL {
+        let help = *help;
+        if name.ends_with("_total") {
+            metrics::describe_counter!(*name, help);
+        } else if name.ends_with("_seconds") || name.contains("_batch_") {
+            metrics::describe_histogram!(*name, help);
+        } else {
+            metrics::describe_gauge!(*name, help);
+        }
+    }
+    Ok(handle)
+}
