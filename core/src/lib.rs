@@ -22,4 +22,5 @@ pub mod signature;
 pub mod telemetry;
 #[cfg(feature = "testing")]
 pub mod testing;
+mod text;
 pub mod verdict;
