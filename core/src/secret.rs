@@ -121,7 +121,7 @@ mod tests {
             ("", InvalidSecret::Prefix),
             ("MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", InvalidSecret::Prefix),
             ("whsec_", InvalidSecret::Length(0)),
-            ("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaS", InvalidSecret::Length(23)),
+            ("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaQ", InvalidSecret::Length(23)),
             ("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLa__", InvalidSecret::Base64),
             ("whsec_ MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", InvalidSecret::Base64),
         ] {
