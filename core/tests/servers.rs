@@ -1,6 +1,6 @@
 //! The private servers, on real binaries: they remember, they come back, and they leave nobody behind.
-
 #![allow(clippy::unwrap_used, reason = "in a test a panic is the report")]
+
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 

@@ -26,3 +26,14 @@ pub async fn is_current(pool: &PgPool) -> sqlx::Result<bool> {
         .fetch_one(pool)
         .await
 }
+
+/// Changes with any change of the migrations.
+#[cfg(feature = "testing")]
+pub fn fingerprint() -> String {
+    use sha2::Digest;
+    let mut hash = sha2::Sha256::new();
+    for migration in MIGRATIONS.iter() {
+        hash.update(&migration.checksum);
+    }
+    hash.finalize().iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+}

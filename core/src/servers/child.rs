@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 use tokio::process::Command;
@@ -88,21 +88,31 @@ impl Child {
 
     /// SIGKILL to it and its children, and waits until they are gone.
     pub(super) async fn kill(mut self) {
-        let children = orphan::children(self.pid);
-        self.kill_now();
+        let processes = self.send_kill();
         let _ = self.process.wait().await;
-        for child in children {
-            orphan::gone(child, Duration::from_secs(10)).await;
+        for pid in processes {
+            orphan::gone(pid, Duration::from_secs(10)).await;
         }
     }
 
-    /// The same without waiting, for `Drop`. The parent goes first, so that it can't react to the rest.
+    /// The same for `Drop`, where nothing can be awaited: a thread is held for the moment that it takes.
     pub(super) fn kill_now(&mut self) {
-        let children = orphan::children(self.pid);
-        let _ = self.process.start_kill();
-        for child in children {
-            send(child, Signal::KILL);
+        let processes = self.send_kill();
+        let deadline = Instant::now() + Duration::from_secs(2);
+        while processes.iter().any(|pid| orphan::is_alive(*pid)) && Instant::now() < deadline {
+            std::thread::yield_now();
         }
+    }
+
+    /// The parent goes first, so that it can't react to the end of its children.
+    fn send_kill(&mut self) -> Vec<i32> {
+        let mut processes = vec![self.pid];
+        processes.extend(orphan::children(self.pid));
+        let _ = self.process.start_kill();
+        for child in &processes[1..] {
+            send(*child, Signal::KILL);
+        }
+        processes
     }
 
     /// Waits for it to end by itself.
@@ -143,7 +153,7 @@ fn command(program: &Path, account: Option<Account>, log: &Path) -> Result<Comma
 /// Asks Linux to signal the child when we die, even by SIGKILL. The signal comes when the thread that
 /// spawned it ends, so servers are started from a thread that lives as long as they should.
 #[cfg(target_os = "linux")]
-fn die_with_us(command: &mut Command, signal: Signal) {
+pub(crate) fn die_with_us(command: &mut Command, signal: Signal) {
     let us = rustix::process::getpid();
     let before_exec = move || {
         rustix::process::set_parent_process_death_signal(Some(signal))?;
@@ -162,7 +172,7 @@ fn die_with_us(command: &mut Command, signal: Signal) {
 }
 
 #[cfg(not(target_os = "linux"))]
-fn die_with_us(_: &mut Command, _: Signal) {}
+pub(crate) fn die_with_us(_: &mut Command, _: Signal) {}
 
 fn start_error(name: &'static str, reason: String, log: &Path) -> ServerError {
     ServerError::Start { name, reason, log: log.to_owned(), tail: tail(log) }

@@ -19,6 +19,9 @@ pub use home::{DataDir, DataDirError};
 pub use postgres::{Durability, Postgres, PostgresOptions};
 pub use redis::{Redis, RedisOptions};
 
+#[cfg(feature = "testing")]
+pub(crate) use child::die_with_us;
+
 use std::path::PathBuf;
 
 /// Why a private server did not start or stop.
@@ -45,4 +48,13 @@ impl ServerError {
         let path = path.into();
         move |source| Self::File { action, path, source }
     }
+}
+
+/// A loopback port that nobody listens on; another process may still take it first.
+///
+/// # Errors
+/// There is none.
+#[cfg(feature = "testing")]
+pub fn free_port() -> std::io::Result<u16> {
+    port::choose()
 }

@@ -76,7 +76,7 @@ pub(super) fn send(pid: i32, signal: Signal) {
 }
 
 /// A zombie, which only waits for its parent to look, counts as gone.
-fn is_alive(pid: i32) -> bool {
+pub(super) fn is_alive(pid: i32) -> bool {
     let exists = Pid::from_raw(pid).is_some_and(|pid| test_kill_process(pid) != Err(rustix::io::Errno::SRCH));
     exists && stat_fields(pid).is_none_or(|(state, _)| state != 'Z')
 }

@@ -24,14 +24,17 @@ pub(super) fn remembered(file: &Path) -> Result<u16, ServerError> {
 /// A port that is free, remembered in `file`. Another process may still take it first: the caller tries
 /// again when its server can't bind.
 pub(super) fn fresh(file: &Path) -> Result<u16, ServerError> {
+    let port = choose().map_err(ServerError::file("choose a port for", file))?;
+    fs::write(file, port.to_string()).map_err(ServerError::file("write", file))?;
+    Ok(port)
+}
+
+pub(super) fn choose() -> std::io::Result<u16> {
     let mut random = rand::rng();
-    let port = std::iter::repeat_with(|| random.random_range(RANGE))
+    std::iter::repeat_with(|| random.random_range(RANGE))
         .take(1000)
         .find(|port| is_free(*port))
         .ok_or_else(|| std::io::Error::other("no free port between 20000 and 32000"))
-        .map_err(ServerError::file("choose a port for", file))?;
-    fs::write(file, port.to_string()).map_err(ServerError::file("write", file))?;
-    Ok(port)
 }
 
 fn is_free(port: u16) -> bool {

@@ -138,6 +138,13 @@ impl Postgres {
         }
     }
 
+    /// [`Self::kill`] where nothing can be awaited.
+    pub(crate) fn kill_now(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            child.kill_now();
+        }
+    }
+
     /// Starts it again after [`Self::stop`] or [`Self::kill`] (a running one is stopped first), on the same
     /// directory and port.
     ///
@@ -227,9 +234,7 @@ impl Postgres {
 
 impl Drop for Postgres {
     fn drop(&mut self) {
-        if let Some(child) = &mut self.child {
-            child.kill_now();
-        }
+        self.kill_now();
     }
 }
 
@@ -243,7 +248,8 @@ async fn initialise(
 ) -> Result<(), ServerError> {
     if let Some(template) = &options.template {
         let args = ["-a".to_owned(), format!("{}/.", template.display()), directory.display().to_string()];
-        return child::run("cp", Path::new("/bin/cp"), &args, account, log).await;
+        // As ourselves: the template may lie where only we can read it, and keeps its owner.
+        return child::run("cp", Path::new("/bin/cp"), &args, None, log).await;
     }
     // What an `initdb` that was interrupted has left would be refused.
     for entry in fs::read_dir(directory).map_err(ServerError::file("read", directory))?.flatten() {

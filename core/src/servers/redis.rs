@@ -104,6 +104,13 @@ impl Redis {
         }
     }
 
+    /// [`Self::kill`] where nothing can be awaited.
+    pub(crate) fn kill_now(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            child.kill_now();
+        }
+    }
+
     /// Starts it again after [`Self::stop`] or [`Self::kill`] (a running one is stopped first), on the same
     /// port. Without persistence it comes back empty.
     ///
@@ -162,9 +169,7 @@ impl Redis {
 
 impl Drop for Redis {
     fn drop(&mut self) {
-        if let Some(child) = &mut self.child {
-            child.kill_now();
-        }
+        self.kill_now();
     }
 }
 

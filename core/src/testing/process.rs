@@ -1,0 +1,158 @@
+//! The real binary as a process, to be killed, stopped and held.
+
+use std::ffi::OsStr;
+use std::process::{ExitStatus, Stdio};
+use std::sync::{Arc, Mutex};
+
+use rustix::process::{Pid, Signal, kill_process};
+use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
+
+use super::{Api, PATIENCE, Stack};
+use crate::servers;
+
+/// A running `eventrail`; killed when it is dropped.
+pub struct EventrailProcess {
+    name: String,
+    process: tokio::process::Child,
+    pid: Pid,
+    lines: Arc<Mutex<Vec<String>>>,
+    /// Where its probes answer, for `api`, `dispatcher` and `up`.
+    base: String,
+}
+
+impl EventrailProcess {
+    /// `eventrail api` on a free port, ready to answer. `binary` is `env!("CARGO_BIN_EXE_eventrail")`;
+    /// `environment` comes after the stack's and wins.
+    pub async fn api(binary: impl AsRef<OsStr>, stack: &Stack, environment: &[(&str, &str)]) -> Self {
+        let listen = free_address();
+        let mut all = stack.environment();
+        all.extend([
+            ("LISTEN".into(), listen.clone()),
+            ("EGRESS_ALLOW".into(), "127.0.0.0/8,::1/128".into()),
+        ]);
+        Self::spawn(binary, &["api"], &with(all, environment), &listen).until_ready().await
+    }
+
+    /// `eventrail dispatcher` with probes on a free port, ready.
+    pub async fn dispatcher(binary: impl AsRef<OsStr>, stack: &Stack, environment: &[(&str, &str)]) -> Self {
+        let listen = free_address();
+        let mut all = stack.environment();
+        all.extend([
+            ("DISPATCHER_LISTEN".into(), listen.clone()),
+            ("EGRESS_ALLOW".into(), "127.0.0.0/8,::1/128".into()),
+        ]);
+        Self::spawn(binary, &["dispatcher"], &with(all, environment), &listen).until_ready().await
+    }
+
+    /// Any command, with nothing in its environment but what is given. `listen` is the address of its
+    /// probes, if it has some.
+    pub fn spawn(
+        binary: impl AsRef<OsStr>,
+        arguments: &[&str],
+        environment: &[(String, String)],
+        listen: &str,
+    ) -> Self {
+        let mut command = tokio::process::Command::new(binary);
+        command.args(arguments).env_clear().envs(environment.iter().cloned());
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+        servers::die_with_us(&mut command, Signal::KILL);
+        let mut process = command.spawn().unwrap();
+        let pid = Pid::from_raw(i32::try_from(process.id().unwrap()).unwrap()).unwrap();
+        let name = arguments.first().copied().unwrap_or("eventrail").to_owned();
+        let lines = Arc::new(Mutex::new(Vec::new()));
+        tokio::spawn(collect(process.stdout.take().unwrap(), name.clone(), Arc::clone(&lines)));
+        tokio::spawn(collect(process.stderr.take().unwrap(), name.clone(), Arc::clone(&lines)));
+        Self { name, process, pid, lines, base: format!("http://{listen}") }
+    }
+
+    /// Waits until `/readyz` answers 200; panics with the log if the process ends, or after a while.
+    pub async fn until_ready(mut self) -> Self {
+        let api = Api::new(&self.base);
+        let deadline = tokio::time::Instant::now() + PATIENCE;
+        loop {
+            let answer = Api::send(api.request("GET", "/readyz")).await;
+            if answer.is_ok_and(|reply| reply.status == 200) {
+                return self;
+            }
+            if let Some(status) = self.process.try_wait().unwrap() {
+                panic!("{} ended with {status}:\n{}", self.name, self.log());
+            }
+            assert!(tokio::time::Instant::now() < deadline, "{} is not ready:\n{}", self.name, self.log());
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+    }
+
+    /// A client of the API that this process serves.
+    pub fn client(&self) -> Api {
+        Api::new(&self.base)
+    }
+
+    /// What `/metrics` says.
+    pub async fn metrics(&self) -> String {
+        self.client().get("/metrics").await.text
+    }
+
+    /// All lines of standard output and standard error so far.
+    pub fn log(&self) -> String {
+        self.lines.lock().unwrap().join("\n")
+    }
+
+    pub fn id(&self) -> i32 {
+        self.pid.as_raw_nonzero().get()
+    }
+
+    /// `kill -9`, and waits until it is gone.
+    pub async fn kill9(mut self) {
+        self.process.kill().await.unwrap();
+    }
+
+    /// SIGTERM, and waits for its end; panics with the log if that takes longer than it should.
+    pub async fn sigterm(self) -> ExitStatus {
+        self.signal(Signal::TERM);
+        self.exit().await
+    }
+
+    /// Ctrl-C, as a terminal would send it.
+    pub fn sigint(&self) {
+        self.signal(Signal::INT);
+    }
+
+    /// Holds the process, as a virtual machine that is paused.
+    pub fn sigstop(&self) {
+        self.signal(Signal::STOP);
+    }
+
+    pub fn sigcont(&self) {
+        self.signal(Signal::CONT);
+    }
+
+    /// Waits for its end.
+    pub async fn exit(mut self) -> ExitStatus {
+        match tokio::time::timeout(PATIENCE, self.process.wait()).await {
+            Ok(status) => status.unwrap(),
+            Err(_) => panic!("{} still runs:\n{}", self.name, self.log()),
+        }
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill_process(self.pid, signal).unwrap();
+    }
+}
+
+fn with(mut all: Vec<(String, String)>, more: &[(&str, &str)]) -> Vec<(String, String)> {
+    all.extend(more.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
+    all
+}
+
+fn free_address() -> String {
+    format!("127.0.0.1:{}", servers::free_port().expect("a free port"))
+}
+
+/// Keeps the lines, and repeats them where the test runner captures them.
+async fn collect(output: impl AsyncRead + Unpin, name: String, lines: Arc<Mutex<Vec<String>>>) {
+    let mut read = BufReader::new(output).lines();
+    while let Ok(Some(line)) = read.next_line().await {
+        eprintln!("[{name}] {line}");
+        lines.lock().unwrap().push(line);
+    }
+}

@@ -1,0 +1,193 @@
+//! A TCP proxy that can be cut, stalled, slowed down, or made to swallow answers, in the middle of traffic.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio_util::task::AbortOnDropHandle;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Mode {
+    Open,
+    /// Connections are closed, new ones as soon as they come.
+    Cut,
+    /// Connections stay and are accepted, but nothing passes.
+    Stalled,
+    /// Each piece waits this long.
+    Delayed(Duration),
+    /// Requests pass, answers vanish.
+    Deaf,
+}
+
+/// Stands between a client and `upstream`, on a loopback port of its own.
+pub struct CuttingProxy {
+    address: SocketAddr,
+    mode: watch::Sender<Mode>,
+    connections: Arc<AtomicUsize>,
+    _accepting: AbortOnDropHandle<()>,
+}
+
+impl CuttingProxy {
+    pub async fn start(upstream: SocketAddr) -> Self {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (mode, watched) = watch::channel(Mode::Open);
+        let connections = Arc::new(AtomicUsize::new(0));
+        let counted = Arc::clone(&connections);
+        let accepting = tokio::spawn(async move {
+            let mut running = tokio::task::JoinSet::new();
+            while let Ok((client, _)) = listener.accept().await {
+                while running.try_join_next().is_some() {}
+                if *watched.borrow() != Mode::Cut {
+                    running.spawn(connect(client, upstream, watched.clone(), Arc::clone(&counted)));
+                }
+            }
+        });
+        Self { address, mode, connections, _accepting: AbortOnDropHandle::new(accepting) }
+    }
+
+    /// A proxy for the server of this URL, and the URL that leads through the proxy.
+    pub async fn for_url(url: &str) -> (Self, String) {
+        let mut through = url::Url::parse(url).unwrap();
+        let upstream = *through.socket_addrs(|| None).unwrap().first().unwrap();
+        let proxy = Self::start(upstream).await;
+        through.set_port(Some(proxy.address.port())).unwrap();
+        (proxy, through.to_string())
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// How many connections pass through it.
+    pub fn connections(&self) -> usize {
+        self.connections.load(Ordering::SeqCst)
+    }
+
+    /// Closes all connections and those that come.
+    pub fn cut(&self) {
+        self.mode.send_replace(Mode::Cut);
+    }
+
+    /// Lets nothing pass, like a network that drops packets.
+    pub fn stall(&self) {
+        self.mode.send_replace(Mode::Stalled);
+    }
+
+    /// Lets each piece wait.
+    pub fn delay(&self, delay: Duration) {
+        self.mode.send_replace(Mode::Delayed(delay));
+    }
+
+    /// Requests reach the server, answers never come back: whoever asked can't know what happened.
+    pub fn swallow_answers(&self) {
+        self.mode.send_replace(Mode::Deaf);
+    }
+
+    /// Everything passes again; connections that were cut stay cut.
+    pub fn mend(&self) {
+        self.mode.send_replace(Mode::Open);
+    }
+}
+
+async fn connect(
+    client: TcpStream,
+    upstream: SocketAddr,
+    mode: watch::Receiver<Mode>,
+    connections: Arc<AtomicUsize>,
+) {
+    let Ok(server) = TcpStream::connect(upstream).await else { return };
+    let _ = (client.set_nodelay(true), server.set_nodelay(true));
+    connections.fetch_add(1, Ordering::SeqCst);
+    let mut cut = mode.clone();
+    let (from_client, to_client) = client.into_split();
+    let (from_server, to_server) = server.into_split();
+    tokio::select! {
+        _ = async { tokio::join!(
+            pump(from_client, to_server, mode.clone(), false),
+            pump(from_server, to_client, mode, true),
+        ) } => {}
+        _ = cut.wait_for(|mode| *mode == Mode::Cut) => {}
+    }
+    connections.fetch_sub(1, Ordering::SeqCst);
+}
+
+async fn pump(
+    mut from: tokio::net::tcp::OwnedReadHalf,
+    mut to: tokio::net::tcp::OwnedWriteHalf,
+    mut mode: watch::Receiver<Mode>,
+    is_answer: bool,
+) {
+    let mut buffer = vec![0; 64 * 1024];
+    while let Ok(length @ 1..) = from.read(&mut buffer).await {
+        let Ok(now) = mode.wait_for(|mode| *mode != Mode::Stalled).await.map(|mode| *mode) else { return };
+        match now {
+            Mode::Deaf if is_answer => continue,
+            Mode::Delayed(delay) => tokio::time::sleep(delay).await,
+            _ => {}
+        }
+        if to.write_all(&buffer[..length]).await.is_err() {
+            return;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn echo_server() -> SocketAddr {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                tokio::spawn(async move {
+                    let (mut from, mut to) = stream.split();
+                    tokio::io::copy(&mut from, &mut to).await
+                });
+            }
+        });
+        address
+    }
+
+    async fn ask(stream: &mut TcpStream) -> std::io::Result<usize> {
+        stream.write_all(b"x").await?;
+        stream.read(&mut [0]).await
+    }
+
+    #[tokio::test]
+    async fn a_cut_closes_connections_and_mending_lets_new_ones_pass() {
+        let proxy = CuttingProxy::start(echo_server().await).await;
+        let mut stream = TcpStream::connect(proxy.address()).await.unwrap();
+        assert_eq!(ask(&mut stream).await.unwrap(), 1);
+        assert_eq!(proxy.connections(), 1);
+        proxy.cut();
+        assert!(matches!(stream.read(&mut [0]).await, Ok(0) | Err(_)), "closed");
+        let mut refused = TcpStream::connect(proxy.address()).await.unwrap();
+        assert!(matches!(ask(&mut refused).await, Ok(0) | Err(_)), "closed at once");
+        proxy.mend();
+        let mut again = TcpStream::connect(proxy.address()).await.unwrap();
+        assert_eq!(ask(&mut again).await.unwrap(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_stall_holds_bytes_and_swallowed_answers_are_lost() {
+        let proxy = CuttingProxy::start(echo_server().await).await;
+        let mut stream = TcpStream::connect(proxy.address()).await.unwrap();
+        proxy.stall();
+        let held = tokio::time::timeout(Duration::from_millis(100), ask(&mut stream)).await;
+        assert!(held.is_err(), "nothing passes");
+        proxy.mend();
+        assert_eq!(stream.read(&mut [0]).await.unwrap(), 1, "what was held arrives");
+        proxy.swallow_answers();
+        assert!(tokio::time::timeout(Duration::from_millis(100), ask(&mut stream)).await.is_err());
+        proxy.mend();
+        assert_eq!(ask(&mut stream).await.unwrap(), 1);
+        let lost = tokio::time::timeout(Duration::from_millis(100), stream.read(&mut [0])).await;
+        assert!(lost.is_err(), "the swallowed answer does not come later");
+    }
+}
