@@ -1,1 +1,122 @@
-//! EventRail API
+//! EventRail's HTTP API.
+//!
+//! [`serve`] runs it. A request passes [`observe`] (id, deadline, metrics, problems), [`auth`], then one
+//! handler of [`routes`], which extracts, calls `eventrail_core::db`, and answers. Events go through
+//! [`ingest`], the group commit. All refusals are [`problem`]s.
+
+use std::sync::Arc;
+
+use axum::Router;
+use eventrail_core::config::ApiConfig;
+use eventrail_core::egress::EgressPolicy;
+use eventrail_core::rail::doorbell::Doorbell;
+use metrics_exporter_prometheus::PrometheusHandle;
+use redis::aio::ConnectionManager;
+use sqlx::PgPool;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tower_http::catch_panic::CatchPanicLayer;
+
+use crate::auth::Access;
+use crate::ingest::{Ingest, Writer};
+
+mod auth;
+mod body;
+mod extract;
+mod ingest;
+mod observe;
+pub mod problem;
+mod routes;
+mod server;
+
+pub use server::bind;
+
+/// What the API is given by the process that runs it.
+pub struct Deps {
+    pub pool: PgPool,
+    /// Only for the health probe; may be away.
+    pub redis: ConnectionManager,
+    pub doorbell: Doorbell,
+    pub egress: EgressPolicy,
+    pub admin_token: Option<String>,
+    pub prometheus: PrometheusHandle,
+}
+
+/// What handlers share. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Api(Arc<Shared>);
+
+pub(crate) struct Shared {
+    pub(crate) config: ApiConfig,
+    pub(crate) pool: PgPool,
+    pub(crate) redis: ConnectionManager,
+    pub(crate) doorbell: Doorbell,
+    pub(crate) egress: EgressPolicy,
+    pub(crate) access: Access,
+    pub(crate) prometheus: PrometheusHandle,
+    pub(crate) ingest: Ingest,
+}
+
+impl std::ops::Deref for Api {
+    type Target = Shared;
+
+    fn deref(&self) -> &Shared {
+        &self.0
+    }
+}
+
+impl Api {
+    fn new(config: ApiConfig, deps: Deps) -> anyhow::Result<(Self, Writer)> {
+        let access = Access::decide(&config, deps.admin_token.as_deref())?;
+        let options = deps.pool.connect_options().as_ref().clone();
+        let (ingest, writer) = Ingest::new(options, deps.doorbell.clone());
+        let shared = Shared {
+            config,
+            pool: deps.pool,
+            redis: deps.redis,
+            doorbell: deps.doorbell,
+            egress: deps.egress,
+            access,
+            prometheus: deps.prometheus,
+            ingest,
+        };
+        Ok((Self(Arc::new(shared)), writer))
+    }
+}
+
+/// Listens on `config.listen` and serves until `shutdown`.
+///
+/// # Errors
+/// One line for whoever starts it: the address is taken, or open to a network without a key.
+pub async fn serve(config: ApiConfig, deps: Deps, shutdown: CancellationToken) -> anyhow::Result<()> {
+    let listener = bind(config.listen).await?;
+    serve_on(listener, config, deps, shutdown).await
+}
+
+/// Serves on a listener that exists already. Returns when all requests are answered, and what they had
+/// handed in is committed.
+///
+/// # Errors
+/// As [`serve`].
+pub async fn serve_on(
+    listener: TcpListener,
+    config: ApiConfig,
+    deps: Deps,
+    shutdown: CancellationToken,
+) -> anyhow::Result<()> {
+    let (api, writer) = Api::new(config, deps)?;
+    let writer = tokio::spawn(writer.run());
+    // The writer ends by itself when the last handler's end is dropped, with this router.
+    server::run(listener, router(api), &shutdown).await?;
+    writer.await?;
+    Ok(())
+}
+
+/// All routes with all layers; the outermost is the last.
+fn router(api: Api) -> Router {
+    routes::routes()
+        .layer(CatchPanicLayer::custom(observe::panicked))
+        .layer(axum::middleware::from_fn_with_state(api.clone(), auth::authenticate))
+        .layer(axum::middleware::from_fn(observe::observe))
+        .with_state(api)
+}

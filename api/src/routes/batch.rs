@@ -1,0 +1,124 @@
+//! Many events in one request: all are committed together, or none.
+
+use std::fmt;
+
+use axum::extract::{Request, State};
+use axum::response::Response;
+use eventrail_core::db::log::Appended;
+use eventrail_core::event::{EventType, IdempotencyKey, Source};
+use eventrail_core::ids::EventId;
+use serde::de::{SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::value::RawValue;
+
+use super::events::{Parts, given, json};
+use crate::Api;
+use crate::body;
+use crate::extract::{KeyHeader, NoQuery};
+use crate::problem::{Kind, Problem};
+
+const MAX_EVENTS: usize = 1000;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct BatchBody<'a> {
+    #[serde(borrow)]
+    events: Option<Events<'a>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct BatchEvent<'a> {
+    event_type: Option<EventType>,
+    source: Option<Source>,
+    #[serde(borrow, default, deserialize_with = "given")]
+    payload: Option<&'a RawValue>,
+    idempotency_key: Option<IdempotencyKey>,
+}
+
+/// A list that is refused where it grows too long, not after all of it is in memory.
+struct Events<'a>(Vec<BatchEvent<'a>>);
+
+impl<'de: 'a, 'a> Deserialize<'de> for Events<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Bounded;
+
+        impl<'de> Visitor<'de> for Bounded {
+            type Value = Events<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a list of events")
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Events<'de>, A::Error> {
+                let mut events = Vec::new();
+                while let Some(event) = seq.next_element()? {
+                    if events.len() == MAX_EVENTS {
+                        let detail = format!("must hold at most {MAX_EVENTS} events");
+                        return Err(serde::de::Error::custom(detail));
+                    }
+                    events.push(event);
+                }
+                Ok(Events(events))
+            }
+        }
+
+        deserializer.deserialize_seq(Bounded)
+    }
+}
+
+#[derive(Serialize)]
+struct Answer {
+    data: Vec<AnswerItem>,
+}
+
+#[derive(Serialize)]
+struct AnswerItem {
+    id: EventId,
+    status: &'static str,
+}
+
+impl From<&Appended> for AnswerItem {
+    fn from(appended: &Appended) -> Self {
+        match appended {
+            Appended::Created(stored) => Self { id: stored.id, status: "created" },
+            Appended::Duplicate(stored) => Self { id: stored.id, status: "duplicate" },
+            Appended::Conflict(stored) => Self { id: stored.id, status: "conflict" },
+        }
+    }
+}
+
+/// `POST /events/batch`
+pub(super) async fn create_events(
+    State(api): State<Api>,
+    _: NoQuery,
+    KeyHeader(key): KeyHeader,
+    request: Request,
+) -> Result<Response, Problem> {
+    if key.is_some() {
+        let detail = "A batch has no key of its own: give each event its `idempotency_key`";
+        return Err(Problem::new(Kind::InvalidIdempotencyKey, detail));
+    }
+    let body = body::read(request, api.config.max_batch_bytes as usize).await?;
+    let Some(Events(given)) = body::parse::<BatchBody<'_>>(&body)?.events else {
+        return Err(Problem::field("/events", "is required"));
+    };
+    if given.is_empty() {
+        return Err(Problem::field("/events", "must hold at least one event"));
+    }
+    let mut events = Vec::with_capacity(given.len());
+    let mut errors = Vec::new();
+    for (index, BatchEvent { event_type, source, payload, idempotency_key: key }) in
+        given.into_iter().enumerate()
+    {
+        match (Parts { event_type, source, payload, key }).event(&body, &format!("/events/{index}")) {
+            Ok(event) => events.push(event),
+            Err(wrong) => errors.extend(wrong),
+        }
+    }
+    if !errors.is_empty() {
+        return Err(Problem::fields(errors));
+    }
+    let appended = api.ingest.append(events, body.len()).await?;
+    Ok(json(&Answer { data: appended.iter().map(AnswerItem::from).collect() }))
+}

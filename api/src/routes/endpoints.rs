@@ -1,0 +1,223 @@
+//! Endpoints of a group, and their secrets.
+
+use axum::extract::{Path, State};
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse as _, Response};
+use chrono::{DateTime, Utc};
+use eventrail_core::db::endpoint::{self, Created, Deleted, Endpoint, NewEndpoint};
+use eventrail_core::db::group;
+use eventrail_core::endpoint::{CustomHeaders, EndpointUrl};
+use eventrail_core::event::Source;
+use eventrail_core::group::GroupName;
+use eventrail_core::ids::EndpointId;
+use eventrail_core::matching::{Filter, Pattern};
+use eventrail_core::retry::RetryOverride;
+use eventrail_core::secret::Secret;
+use serde::{Deserialize, Serialize};
+
+use super::events::{json, micros};
+use super::{Page, description, reachable};
+use crate::Api;
+use crate::body::Json;
+use crate::extract::{NoQuery, PageQuery, Query, endpoint_id, group_name, no_such_endpoint, no_such_group};
+use crate::problem::{FieldError, Kind, Problem};
+
+const MAX_PATTERNS: usize = 100;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct EndpointBody {
+    url: Option<EndpointUrl>,
+    description: Option<String>,
+    event_types: Option<Vec<Pattern>>,
+    sources: Option<Vec<Source>>,
+    headers: Option<CustomHeaders>,
+    timeout_ms: Option<i64>,
+    max_in_flight: Option<i64>,
+    retry: Option<RetryOverride>,
+    secret: Option<Secret>,
+}
+
+impl EndpointBody {
+    fn into_new(self) -> Result<NewEndpoint, Problem> {
+        let mut errors = Vec::new();
+        let mut within = |name: &str, value: Option<i64>, low: i64, high: i64| {
+            let value = value?;
+            if (low..=high).contains(&value) {
+                return i32::try_from(value).ok();
+            }
+            errors.push(FieldError::new(format!("/{name}"), format!("must be {low} to {high}")));
+            None
+        };
+        let timeout_ms = within("timeout_ms", self.timeout_ms, 100, 60_000);
+        let max_in_flight = within("max_in_flight", self.max_in_flight, 1, 10_000);
+        let filter = Filter {
+            event_types: self.event_types.unwrap_or_default(),
+            sources: self.sources.unwrap_or_default(),
+        };
+        for (name, count) in [("event_types", filter.event_types.len()), ("sources", filter.sources.len())] {
+            if count > MAX_PATTERNS {
+                let detail = format!("must hold at most {MAX_PATTERNS} entries");
+                errors.push(FieldError::new(format!("/{name}"), detail));
+            }
+        }
+        let Some(url) = self.url else {
+            errors.push(FieldError::new("/url", "is required"));
+            return Err(Problem::fields(errors));
+        };
+        if !errors.is_empty() {
+            return Err(Problem::fields(errors));
+        }
+        Ok(NewEndpoint {
+            url,
+            description: description(self.description)?,
+            filter,
+            headers: self.headers.unwrap_or_default(),
+            timeout_ms,
+            max_in_flight,
+            retry: self.retry,
+            secret: self.secret.unwrap_or_else(Secret::generate),
+        })
+    }
+}
+
+#[derive(Serialize)]
+struct EndpointView<'a> {
+    id: EndpointId,
+    group: &'a GroupName,
+    url: String,
+    description: String,
+    event_types: Vec<String>,
+    sources: Vec<String>,
+    headers: CustomHeaders,
+    timeout_ms: Option<i32>,
+    max_in_flight: Option<i32>,
+    retry: Option<RetryOverride>,
+    status: String,
+    disabled_reason: Option<String>,
+    #[serde(serialize_with = "micros")]
+    created_at: DateTime<Utc>,
+    #[serde(serialize_with = "micros")]
+    updated_at: DateTime<Utc>,
+    /// Shown when it was just made; later under `…/secret`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    secret: Option<String>,
+}
+
+impl<'a> EndpointView<'a> {
+    fn new(group: &'a GroupName, endpoint: Endpoint) -> Self {
+        Self {
+            id: endpoint.id,
+            group,
+            url: endpoint.url,
+            description: endpoint.description,
+            event_types: endpoint.event_types,
+            sources: endpoint.sources,
+            headers: endpoint.headers.0,
+            timeout_ms: endpoint.timeout_ms,
+            max_in_flight: endpoint.max_in_flight,
+            retry: endpoint.retry.map(|json| json.0),
+            status: endpoint.status,
+            disabled_reason: endpoint.disabled_reason,
+            created_at: endpoint.created_at,
+            updated_at: endpoint.updated_at,
+            secret: None,
+        }
+    }
+}
+
+/// `POST /consumer-groups/{group}/endpoints`
+pub(super) async fn create_endpoint(
+    State(api): State<Api>,
+    Path(group): Path<String>,
+    _: NoQuery,
+    Json(body): Json<EndpointBody>,
+) -> Result<Response, Problem> {
+    let group = group_name(&group)?;
+    let new = body.into_new()?;
+    reachable(&api.egress, &new.url).await?;
+    match endpoint::create(&api.pool, &group, &new).await? {
+        Created::Created(made) => {
+            api.doorbell.ring();
+            let location = format!("/consumer-groups/{group}/endpoints/{}", made.id);
+            let secret = Some(new.secret.to_text());
+            let view = EndpointView { secret, ..EndpointView::new(&group, *made) };
+            Ok((StatusCode::CREATED, [(header::LOCATION, location)], json(&view)).into_response())
+        }
+        Created::NoSuchGroup => Err(no_such_group()),
+        Created::UrlTaken { by } => {
+            Err(Problem::new(Kind::UrlTaken, format!("The group {group} has this URL already, as {by}"))
+                .existing("endpoint_id", by.to_string()))
+        }
+    }
+}
+
+/// `GET /consumer-groups/{group}/endpoints`
+pub(super) async fn list_endpoints(
+    State(api): State<Api>,
+    Path(group): Path<String>,
+    Query(page): Query<PageQuery>,
+) -> Result<Response, Problem> {
+    let name = group_name(&group)?;
+    let limit = page.limit()?;
+    let before = page.after(|cursor| cursor.parse().ok())?;
+    let group = group::get(&api.pool, &name).await?.ok_or_else(no_such_group)?;
+    let endpoints = endpoint::list(&api.pool, group.id, before, limit + 1).await?;
+    let page = Page::new(endpoints, limit, |endpoint| endpoint.id.to_string());
+    Ok(json(&page.map(|endpoint| EndpointView::new(&name, endpoint))))
+}
+
+/// `GET /consumer-groups/{group}/endpoints/{id}`
+pub(super) async fn get_endpoint(
+    State(api): State<Api>,
+    Path((group, id)): Path<(String, String)>,
+    _: NoQuery,
+) -> Result<Response, Problem> {
+    let group = group_name(&group)?;
+    let found = endpoint::get(&api.pool, &group, endpoint_id(&id)?).await?;
+    Ok(json(&EndpointView::new(&group, found.ok_or_else(no_such_endpoint)?)))
+}
+
+/// `DELETE /consumer-groups/{group}/endpoints/{id}`
+pub(super) async fn delete_endpoint(
+    State(api): State<Api>,
+    Path((group, id)): Path<(String, String)>,
+    _: NoQuery,
+) -> Result<StatusCode, Problem> {
+    match endpoint::delete(&api.pool, &group_name(&group)?, endpoint_id(&id)?).await? {
+        Deleted::Deleted => {
+            api.doorbell.ring();
+            Ok(StatusCode::NO_CONTENT)
+        }
+        Deleted::NotFound => Err(no_such_endpoint()),
+    }
+}
+
+#[derive(Serialize)]
+struct SecretsView {
+    secrets: Vec<SecretView>,
+}
+
+#[derive(Serialize)]
+struct SecretView {
+    secret: String,
+    expires_at: Option<String>,
+}
+
+/// `GET /consumer-groups/{group}/endpoints/{id}/secret`
+pub(super) async fn get_endpoint_secret(
+    State(api): State<Api>,
+    Path((group, id)): Path<(String, String)>,
+    _: NoQuery,
+) -> Result<Response, Problem> {
+    let secrets = endpoint::secrets(&api.pool, &group_name(&group)?, endpoint_id(&id)?).await?;
+    if secrets.is_empty() {
+        return Err(no_such_endpoint());
+    }
+    let view = |one: &endpoint::SecretOf| SecretView {
+        secret: one.secret.to_text(),
+        expires_at: one.expires_at.map(|at| at.to_rfc3339_opts(chrono::SecondsFormat::Micros, true)),
+    };
+    let answer = json(&SecretsView { secrets: secrets.iter().map(view).collect() });
+    Ok(([(header::CACHE_CONTROL, "no-store")], answer).into_response())
+}

@@ -1,0 +1,161 @@
+//! Events: one posted, one read.
+
+use axum::extract::{Path, Request, State};
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use chrono::{DateTime, SecondsFormat, Utc};
+use eventrail_core::db::log::{self, Appended, NewEvent, Stored};
+use eventrail_core::event::{EventType, IdempotencyKey, Source};
+use eventrail_core::ids::EventId;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde_json::value::RawValue;
+
+use crate::Api;
+use crate::body;
+use crate::extract::{KeyHeader, NoQuery, event_id, no_such_event};
+use crate::problem::{FieldError, Kind, Problem};
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct EventBody<'a> {
+    event_type: Option<EventType>,
+    source: Option<Source>,
+    #[serde(borrow, default, deserialize_with = "given")]
+    payload: Option<&'a RawValue>,
+}
+
+/// Any JSON value as it stands; `null` is one.
+pub(super) fn given<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<&'de RawValue>, D::Error> {
+    <&RawValue>::deserialize(deserializer).map(Some)
+}
+
+/// The parts of an event as they came in, somewhere (`pointer`) in a body.
+pub(super) struct Parts<'a> {
+    pub(super) event_type: Option<EventType>,
+    pub(super) source: Option<Source>,
+    pub(super) payload: Option<&'a RawValue>,
+    pub(super) key: Option<IdempotencyKey>,
+}
+
+impl Parts<'_> {
+    /// The event, or what is wrong with it. Its payload is a slice of `body`, not a copy.
+    pub(super) fn event(self, body: &Bytes, pointer: &str) -> Result<NewEvent, Vec<FieldError>> {
+        if let (Some(event_type), Some(source), Some(payload)) =
+            (&self.event_type, &self.source, self.payload)
+            && !event_type.is_operational()
+        {
+            let payload = body.slice_ref(payload.get().as_bytes());
+            return Ok(NewEvent::new(event_type.clone(), source.clone(), payload, self.key));
+        }
+        let mut errors = Vec::new();
+        let missing = [
+            ("event_type", self.event_type.is_none()),
+            ("source", self.source.is_none()),
+            ("payload", self.payload.is_none()),
+        ];
+        for (name, _) in missing.iter().filter(|(_, is_missing)| *is_missing) {
+            errors.push(FieldError::new(format!("{pointer}/{name}"), "is required"));
+        }
+        if self.event_type.is_some_and(|event_type| event_type.is_operational()) {
+            let detail = "must not begin with `eventrail`: those events are EventRail's own";
+            errors.push(FieldError::new(format!("{pointer}/event_type"), detail));
+        }
+        Err(errors)
+    }
+}
+
+#[derive(Serialize)]
+struct EventAnswer<'a> {
+    id: EventId,
+    event_type: &'a str,
+    source: &'a str,
+    #[serde(serialize_with = "micros")]
+    created_at: DateTime<Utc>,
+}
+
+/// RFC 3339 in UTC with microseconds, as everywhere.
+pub(super) fn micros<S: Serializer>(at: &DateTime<Utc>, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(&at.to_rfc3339_opts(SecondsFormat::Micros, true))
+}
+
+/// `POST /events`
+pub(super) async fn create_event(
+    State(api): State<Api>,
+    _: NoQuery,
+    KeyHeader(key): KeyHeader,
+    request: Request,
+) -> Result<Response, Problem> {
+    let body = body::read(request, api.config.max_event_bytes as usize).await?;
+    let EventBody { event_type, source, payload } = body::parse(&body)?;
+    let event = Parts { event_type, source, payload, key }.event(&body, "").map_err(Problem::fields)?;
+    let (event_type, source) = (event.event_type.clone(), event.source.clone());
+    let appended = api.ingest.append(vec![event], body.len()).await?;
+    let answer = |stored: &Stored| {
+        let answer = EventAnswer {
+            id: stored.id,
+            event_type: event_type.as_str(),
+            source: source.as_str(),
+            created_at: stored.created_at,
+        };
+        json(&answer)
+    };
+    match appended.first() {
+        Some(Appended::Created(stored)) => Ok((StatusCode::CREATED, answer(stored)).into_response()),
+        Some(Appended::Duplicate(stored)) => {
+            Ok(([("idempotent-replayed", "true")], answer(stored)).into_response())
+        }
+        Some(Appended::Conflict(stored)) => Err(reused(stored.id)),
+        None => Err(Problem::new(Kind::Internal, "The event got no answer")),
+    }
+}
+
+fn reused(first: EventId) -> Problem {
+    let detail = "This source has used the key for an event with another type or payload; nothing was stored";
+    Problem::new(Kind::IdempotencyKeyReused, detail).existing("event_id", first.to_string())
+}
+
+/// A body of JSON.
+pub(super) fn json(value: &impl Serialize) -> Response {
+    match serde_json::to_vec(value) {
+        Ok(bytes) => {
+            let kind = HeaderValue::from_static("application/json");
+            ([(header::CONTENT_TYPE, kind)], bytes).into_response()
+        }
+        Err(error) => {
+            tracing::error!(%error, "an answer could not be written");
+            Problem::new(Kind::Internal, "The answer could not be written").into_response()
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct EventView<'a> {
+    id: EventId,
+    position: i64,
+    event_type: &'a str,
+    source: &'a str,
+    #[serde(serialize_with = "micros")]
+    created_at: DateTime<Utc>,
+    payload: Box<RawValue>,
+}
+
+/// `GET /events/{id}`
+pub(super) async fn get_event(
+    State(api): State<Api>,
+    Path(id): Path<String>,
+    _: NoQuery,
+) -> Result<Response, Problem> {
+    let event = log::get_event(&api.pool, event_id(&id)?).await?.ok_or_else(no_such_event)?;
+    // It was valid JSON when it was stored.
+    let payload = String::from_utf8(event.payload).ok().and_then(|text| RawValue::from_string(text).ok());
+    let payload = payload.ok_or_else(|| Problem::new(Kind::Internal, "The stored payload is not JSON"))?;
+    Ok(json(&EventView {
+        id: event.id,
+        position: event.position,
+        event_type: &event.event_type,
+        source: &event.source,
+        created_at: event.created_at,
+        payload,
+    }))
+}

@@ -1,0 +1,95 @@
+//! The routes, one file for each thing. Handlers are named by their operation.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use axum::Router;
+use axum::routing::{get, post};
+use eventrail_core::egress::{Denied, EgressPolicy};
+use eventrail_core::endpoint::EndpointUrl;
+use serde::Serialize;
+
+use crate::Api;
+use crate::problem::{Kind, Problem};
+
+mod batch;
+mod endpoints;
+mod events;
+mod groups;
+mod probes;
+
+const RESOLVE_DEADLINE: Duration = Duration::from_secs(2);
+
+pub(crate) fn routes() -> Router<Api> {
+    Router::new()
+        .route("/events", post(events::create_event))
+        .route("/events/batch", post(batch::create_events))
+        .route("/events/{id}", get(events::get_event))
+        .route("/consumer-groups", post(groups::create_group).get(groups::list_groups))
+        .route("/consumer-groups/{group}", get(groups::get_group).delete(groups::delete_group))
+        .route(
+            "/consumer-groups/{group}/endpoints",
+            post(endpoints::create_endpoint).get(endpoints::list_endpoints),
+        )
+        .route(
+            "/consumer-groups/{group}/endpoints/{id}",
+            get(endpoints::get_endpoint).delete(endpoints::delete_endpoint),
+        )
+        .route("/consumer-groups/{group}/endpoints/{id}/secret", get(endpoints::get_endpoint_secret))
+        .route("/health", get(probes::health))
+        .route("/livez", get(probes::livez))
+        .route("/readyz", get(probes::readyz))
+        .route("/metrics", get(probes::metrics))
+        .route("/problems", get(probes::problems))
+        .fallback(async || Problem::not_found("There is no such path"))
+        .method_not_allowed_fallback(async || {
+            Problem::new(Kind::MethodNotAllowed, "The `Allow` header names the methods of this path")
+        })
+}
+
+/// One page of a list, and where the next begins.
+#[derive(Serialize)]
+struct Page<T> {
+    data: Vec<T>,
+    next_cursor: Option<String>,
+}
+
+impl<T> Page<T> {
+    /// From up to `limit + 1` rows: the last one only tells that there is more.
+    fn new(mut rows: Vec<T>, limit: i64, cursor: impl Fn(&T) -> String) -> Self {
+        let limit = usize::try_from(limit).unwrap_or(0);
+        let has_more = rows.len() > limit;
+        rows.truncate(limit);
+        let next_cursor = if has_more { rows.last().map(cursor) } else { None };
+        Self { data: rows, next_cursor }
+    }
+
+    fn map<U>(self, view: impl Fn(T) -> U) -> Page<U> {
+        Page { data: self.data.into_iter().map(view).collect(), next_cursor: self.next_cursor }
+    }
+}
+
+/// A description is up to 1024 characters of text.
+fn description(given: Option<String>) -> Result<String, Problem> {
+    let text = given.unwrap_or_default();
+    if text.chars().count() > 1024 || text.contains('\0') {
+        return Err(Problem::field("/description", "must be at most 1024 characters, none of them NUL"));
+    }
+    Ok(text)
+}
+
+/// Refuses a URL that points into a private network, now as far as that can be told: dispatchers check the
+/// address again whenever they connect. A name that does not resolve yet is let through.
+async fn reachable(policy: &EgressPolicy, url: &EndpointUrl) -> Result<(), Problem> {
+    let forbidden = |denied: Denied| {
+        Problem::field("/url", format!("must not lead into a private network: {denied} (see EGRESS_ALLOW)"))
+    };
+    policy.check_host(url.url()).map_err(forbidden)?;
+    let (Some(host), Some(port)) = (url.url().domain(), url.url().port_or_known_default()) else {
+        return Ok(());
+    };
+    let resolved = tokio::time::timeout(RESOLVE_DEADLINE, tokio::net::lookup_host((host, port))).await;
+    let Ok(Ok(addresses)) = resolved else { return Ok(()) };
+    let addresses: Vec<IpAddr> = addresses.map(|address| address.ip()).collect();
+    policy.check_all(&addresses).map_err(forbidden)
+}

@@ -1,0 +1,139 @@
+//! Consumer groups. Creating or deleting one is a change of the topology: it holds the log lock, takes a
+//! position of the log, and raises the topology's version, in one transaction.
+
+use chrono::{DateTime, Utc};
+use sqlx::types::Json;
+use sqlx::{PgConnection, PgPool};
+
+use crate::group::GroupName;
+use crate::retry::RetryOverride;
+
+/// A group as its table has it.
+#[derive(Debug, Clone, sqlx::FromRow)]
+pub struct Group {
+    pub id: i64,
+    pub name: String,
+    pub description: String,
+    pub retry: Option<Json<RetryOverride>>,
+    pub paused_at: Option<DateTime<Utc>>,
+    pub created_at: DateTime<Utc>,
+}
+
+#[derive(Debug)]
+pub enum Created {
+    Created(Group),
+    NameTaken,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Deleted {
+    Deleted,
+    NotFound,
+    /// `default` is there from the start and stays.
+    IsDefault,
+}
+
+/// Creates a group whose live feed begins at the end of the log.
+///
+/// # Errors
+/// PostgreSQL is away.
+pub async fn create(
+    pool: &PgPool,
+    name: &GroupName,
+    description: &str,
+    retry: Option<&RetryOverride>,
+) -> sqlx::Result<Created> {
+    // The function's first statement takes the log lock; as the only statement it commits by itself.
+    let made: sqlx::Result<i64> = sqlx::query_scalar("select create_group($1, $2, $3)")
+        .bind(name.as_ref())
+        .bind(description)
+        .bind(retry.map(Json))
+        .fetch_one(pool)
+        .await;
+    match made {
+        Ok(_) => get(pool, name).await?.map(Created::Created).ok_or(sqlx::Error::RowNotFound),
+        Err(error) if super::change::violates(&error, "consumer_group_name_key") => Ok(Created::NameTaken),
+        Err(error) => Err(error),
+    }
+}
+
+/// # Errors
+/// PostgreSQL is away.
+pub async fn get(pool: &PgPool, name: &GroupName) -> sqlx::Result<Option<Group>> {
+    sqlx::query_as(
+        "select id, name, description, retry, paused_at, created_at from consumer_group
+         where name = $1 and deleted_at is null",
+    )
+    .bind(name.as_ref())
+    .fetch_optional(pool)
+    .await
+}
+
+/// Groups in pages, newest first: those made before the group `before`.
+///
+/// # Errors
+/// PostgreSQL is away.
+pub async fn list(pool: &PgPool, before: Option<i64>, limit: i64) -> sqlx::Result<Vec<Group>> {
+    sqlx::query_as(
+        "select id, name, description, retry, paused_at, created_at from consumer_group
+         where deleted_at is null and id < coalesce($1, 9223372036854775807)
+         order by id desc limit $2",
+    )
+    .bind(before)
+    .bind(limit)
+    .fetch_all(pool)
+    .await
+}
+
+/// Deletes a group with all its endpoints: from this position of the log on nothing is owed to them, and
+/// its feeds are closed. What was recorded of it stays as long as the events do.
+///
+/// # Errors
+/// PostgreSQL is away.
+pub async fn delete(pool: &PgPool, name: &GroupName) -> sqlx::Result<Deleted> {
+    if name.is_default() {
+        return Ok(Deleted::IsDefault);
+    }
+    let mut change = super::change::begin(pool).await?;
+    let found: Option<i64> =
+        sqlx::query_scalar("select id from consumer_group where name = $1 and deleted_at is null")
+            .bind(name.as_ref())
+            .fetch_optional(&mut *change)
+            .await?;
+    let Some(group_id) = found else { return Ok(Deleted::NotFound) };
+    close(&mut change, group_id).await?;
+    change.commit().await?;
+    Ok(Deleted::Deleted)
+}
+
+/// Under the log lock: ends all that the group has open, at one position.
+async fn close(change: &mut PgConnection, group_id: i64) -> sqlx::Result<()> {
+    sqlx::query(
+        "with now_at as materialized (select draw_positions(1) as here, raise_topology_version() as version),
+         gone as (
+             update endpoint e set status = 'deleted', disabled_reason = null, version = n.version,
+                    updated_at = now()
+             from now_at n where e.group_id = $1 and e.status <> 'deleted' returning e.id
+         ), unsubscribed as (
+             update subscription s set to_position = n.here
+             from now_at n, gone g where s.endpoint_id = g.id and s.to_position is null
+         ), unparked as (
+             update parked p set to_position = n.here, closed_at = now()
+             from now_at n, gone g where p.endpoint_id = g.id and p.to_position is null
+         ), feeds as (
+             update feed set status = 'closed', finished_at = now()
+             where group_id = $1 and status = 'active'
+         )
+         update consumer_group set deleted_at = now() from now_at where id = $1",
+    )
+    .bind(group_id)
+    .execute(&mut *change)
+    .await?;
+    sqlx::query(
+        "delete from endpoint_secret s using endpoint e where e.id = s.endpoint_id and e.group_id = $1",
+    )
+    .bind(group_id)
+    .execute(change)
+    .await?;
+    Ok(())
+}
