@@ -29,30 +29,36 @@ const MAX_BODY_BYTES: usize = 65 << 20;
 const REMEMBERED: usize = 100_000;
 
 #[derive(Debug, Clone, Args)]
-pub struct ReceiverArgs {
+pub(crate) struct ReceiverArgs {
     /// Address to listen on
     #[arg(long, default_value = "127.0.0.1:9000")]
-    pub listen: SocketAddr,
+    pub(crate) listen: SocketAddr,
     /// Secret that deliveries must be signed with (whsec_…); may be given several times. Without one, nothing
     /// is verified
-    #[arg(long = "secret", env = "RECEIVER_SECRET", hide_env_values = true, value_delimiter = ',')]
-    pub secrets: Vec<Secret>,
+    #[arg(
+        long = "secret",
+        value_name = "SECRET",
+        env = "RECEIVER_SECRET",
+        hide_env_values = true,
+        value_delimiter = ','
+    )]
+    pub(crate) secrets: Vec<Secret>,
     /// Answer 500 with this probability
     #[arg(long, default_value_t = 0.0, value_parser = probability)]
-    pub fail: f64,
+    pub(crate) fail: f64,
     /// Wait this long before each answer
     #[arg(long, default_value_t = 0)]
-    pub delay_ms: u64,
+    pub(crate) delay_ms: u64,
     /// Answer every good delivery with this status
     #[arg(long, default_value_t = 204, value_parser = clap::value_parser!(u16).range(200..=599))]
-    pub status: u16,
+    pub(crate) status: u16,
 }
 
 /// Receives until Ctrl-C, then says what came.
 ///
 /// # Errors
 /// The address can't be listened on.
-pub async fn run(args: ReceiverArgs) -> anyhow::Result<()> {
+pub(crate) async fn run(args: ReceiverArgs) -> anyhow::Result<()> {
     let listener = match TcpListener::bind(args.listen).await {
         Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => {
             anyhow::bail!("{} is taken by another program: choose another with --listen", args.listen)
