@@ -84,6 +84,14 @@ impl Api {
     }
 }
 
+/// Whether the API may listen as it is configured, for whoever wants to know before anything starts.
+///
+/// # Errors
+/// One line that names the setting to change.
+pub fn validate(config: &ApiConfig, admin_token: Option<&str>) -> anyhow::Result<()> {
+    Access::decide(config, admin_token).map(|_| ())
+}
+
 /// Listens on `config.listen` and serves until `shutdown`.
 ///
 /// # Errors

@@ -1,1 +1,102 @@
-fn main() {}
+//! `eventrail`: the one binary. Each command reads its settings, refuses bad ones with one line and exit
+//! code 2, and runs until it is done or told to stop: the first SIGINT or SIGTERM drains, the second cuts.
+
+mod healthcheck;
+mod receiver;
+mod services;
+mod settings;
+mod up;
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::error::ErrorKind;
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+use eventrail_core::config::TelemetryConfig;
+use tokio_util::sync::CancellationToken;
+
+use services::{ApiArgs, DispatcherArgs, MigrateArgs};
+use settings::SettingsError;
+
+#[derive(Parser)]
+#[command(name = "eventrail", version, about = "A self-hosted webhook delivery platform")]
+struct Cli {
+    #[command(flatten)]
+    telemetry: TelemetryConfig,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run everything, with private PostgreSQL and Redis unless DATABASE_URL and REDIS_URL are set
+    Up(Box<up::UpArgs>),
+    /// Run the HTTP API
+    Api(Box<ApiArgs>),
+    /// Run a dispatcher: relay, deliveries, maintenance
+    Dispatcher(Box<DispatcherArgs>),
+    /// Bring the database's schema up to date, and exit
+    Migrate(MigrateArgs),
+    /// Receive deliveries, verify each and print a line for it
+    Receiver(Box<receiver::ReceiverArgs>),
+    /// Exit with 0 if a URL answers 200: for containers without curl
+    #[command(hide = true)]
+    Healthcheck(healthcheck::HealthcheckArgs),
+}
+
+fn main() -> ExitCode {
+    let command_line = Cli::command().after_help(settings::help());
+    let cli = match command_line.try_get_matches().and_then(|matches| Cli::from_arg_matches(&matches)) {
+        Ok(cli) => cli,
+        Err(error) if error.use_stderr() && error.kind() != ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => return settings::refuse(&settings::one_line(&error)),
+        Err(help) => help.exit(),
+    };
+    if let Err(error) = eventrail_core::telemetry::install(&cli.telemetry) {
+        return settings::refuse(&format!("{error:#}"));
+    }
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return settings::refuse(&format!("no threads to run on: {error}")),
+    };
+    // On this thread, which lives as long as the process: the private servers die with the thread that
+    // started them.
+    let outcome = runtime.block_on(run(cli.command));
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) if error.is::<SettingsError>() => settings::refuse(&format!("{error:#}")),
+        Err(error) => {
+            settings::complain(&format!("{error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(command: Command) -> anyhow::Result<()> {
+    let stop = CancellationToken::new();
+    let running = async {
+        match command {
+            Command::Up(args) => up::run(*args, stop.clone()).await,
+            Command::Api(args) => services::api(*args, stop.clone()).await,
+            Command::Dispatcher(args) => services::dispatcher(*args, stop.clone()).await,
+            Command::Migrate(args) => services::migrate(&args).await,
+            Command::Receiver(args) => receiver::run(*args).await,
+            Command::Healthcheck(args) => healthcheck::run(&args).await,
+        }
+    };
+    tokio::select! {
+        outcome = running => outcome,
+        forced = told_to_stop(&stop) => forced,
+    }
+}
+
+/// Returns only when told a second time, or when signals can't be had.
+async fn told_to_stop(stop: &CancellationToken) -> anyhow::Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    tokio::select! { _ = interrupt.recv() => {} _ = terminate.recv() => {} }
+    tracing::info!("stopping: what is under way is finished first; once more to stop at once");
+    stop.cancel();
+    tokio::select! { _ = interrupt.recv() => {} _ = terminate.recv() => {} }
+    anyhow::bail!("stopped at once, as told")
+}

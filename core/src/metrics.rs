@@ -1,6 +1,8 @@
 //! The names of all metrics, in one place; `dashboards/grafana` is held against it by a test.
 //! Labels are bounded: groups at most, never endpoints or event types.
 
+pub use metrics_exporter_prometheus::PrometheusHandle;
+
 pub const EVENTS_ACCEPTED: &str = "eventrail_events_accepted_total";
 pub const EVENTS_DUPLICATE: &str = "eventrail_events_duplicate_total";
 pub const INGEST_BATCH_EVENTS: &str = "eventrail_ingest_batch_events";
@@ -56,7 +58,7 @@ pub const ALL: &[(&str, &str)] = &[
 ///
 /// # Errors
 /// A recorder is installed already.
-pub fn install() -> anyhow::Result<metrics_exporter_prometheus::PrometheusHandle> {
+pub fn install() -> anyhow::Result<PrometheusHandle> {
     use metrics_exporter_prometheus::{Matcher, PrometheusBuilder};
     const SECONDS: &[f64] =
         &[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 120.0];

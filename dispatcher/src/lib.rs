@@ -1,1 +1,24 @@
-//! EventRail dispatcher
+//! The dispatcher: the relay that copies the log into the groups' streams, and the delivery of what stands
+//! in them. [`run`] is the whole of it; replicas need nothing but PostgreSQL and Redis.
+//!
+//! Reading order: [`relay`] (log to streams), `intake` (what is read and started when), `lanes` and
+//! `breaker` (who may take a permit), `prepare` (what is owed), `deliver` (the story of one attempt),
+//! `record` (outcome to PostgreSQL, then Redis is settled), `supervisor` (what runs, and how it stops).
+
+mod breaker;
+mod classify;
+mod deliver;
+mod event;
+mod http_client;
+mod intake;
+mod lanes;
+mod prepare;
+mod probes;
+mod recipients;
+mod record;
+pub mod relay;
+mod slots;
+mod supervisor;
+mod work;
+
+pub use supervisor::{Settings, run};
