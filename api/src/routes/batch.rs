@@ -13,7 +13,7 @@ use serde_json::value::RawValue;
 
 use super::events::{Parts, given, json};
 use crate::Api;
-use crate::body;
+use crate::body::{self, Object};
 use crate::extract::{KeyHeader, NoQuery};
 use crate::problem::{Kind, Problem};
 
@@ -52,7 +52,7 @@ impl<'de: 'a, 'a> Deserialize<'de> for Events<'a> {
 
             fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Events<'de>, A::Error> {
                 let mut events = Vec::new();
-                while let Some(event) = seq.next_element()? {
+                while let Some(Object(event)) = seq.next_element()? {
                     if events.len() == MAX_EVENTS {
                         let detail = format!("must hold at most {MAX_EVENTS} events");
                         return Err(serde::de::Error::custom(detail));
@@ -100,7 +100,7 @@ pub(super) async fn create_events(
         return Err(Problem::new(Kind::InvalidIdempotencyKey, detail));
     }
     let body = body::read(request, api.config.max_batch_bytes as usize).await?;
-    let Some(Events(given)) = body::parse::<BatchBody<'_>>(&body)?.events else {
+    let Some(Events(given)) = body::parse::<Object<BatchBody<'_>>>(&body)?.0.events else {
         return Err(Problem::field("/events", "is required"));
     };
     if given.is_empty() {

@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use super::events::{json, micros};
 use super::{Page, description, reachable};
 use crate::Api;
-use crate::body::Json;
+use crate::body::{Json, Object};
 use crate::extract::{NoQuery, PageQuery, Query, endpoint_id, group_name, no_such_endpoint, no_such_group};
 use crate::problem::{FieldError, Kind, Problem};
 
@@ -34,7 +34,7 @@ pub(super) struct EndpointBody {
     headers: Option<CustomHeaders>,
     timeout_ms: Option<i64>,
     max_in_flight: Option<i64>,
-    retry: Option<RetryOverride>,
+    retry: Option<Object<RetryOverride>>,
     secret: Option<Secret>,
 }
 
@@ -75,7 +75,7 @@ impl EndpointBody {
             headers: self.headers.unwrap_or_default(),
             timeout_ms,
             max_in_flight,
-            retry: self.retry,
+            retry: self.retry.map(|Object(retry)| retry),
             secret: self.secret.unwrap_or_else(Secret::generate),
         })
     }

@@ -12,7 +12,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::value::RawValue;
 
 use crate::Api;
-use crate::body;
+use crate::body::{self, Object};
 use crate::extract::{KeyHeader, NoQuery, event_id, no_such_event};
 use crate::problem::{FieldError, Kind, Problem};
 
@@ -87,7 +87,7 @@ pub(super) async fn create_event(
     request: Request,
 ) -> Result<Response, Problem> {
     let body = body::read(request, api.config.max_event_bytes as usize).await?;
-    let EventBody { event_type, source, payload } = body::parse(&body)?;
+    let Object(EventBody { event_type, source, payload }) = body::parse(&body)?;
     let event = Parts { event_type, source, payload, key }.event(&body, "").map_err(Problem::fields)?;
     let (event_type, source) = (event.event_type.clone(), event.source.clone());
     let appended = api.ingest.append(vec![event], body.len()).await?;

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::events::{json, micros};
 use super::{Page, description};
 use crate::Api;
-use crate::body::Json;
+use crate::body::{Json, Object};
 use crate::extract::{NoQuery, PageQuery, Query, group_name, no_such_group};
 use crate::problem::{Kind, Problem};
 
@@ -21,7 +21,7 @@ use crate::problem::{Kind, Problem};
 pub(super) struct GroupBody {
     name: Option<GroupName>,
     description: Option<String>,
-    retry: Option<RetryOverride>,
+    retry: Option<Object<RetryOverride>>,
 }
 
 #[derive(Serialize)]
@@ -54,7 +54,7 @@ pub(super) async fn create_group(
 ) -> Result<Response, Problem> {
     let name = body.name.ok_or_else(|| Problem::field("/name", "is required"))?;
     let description = description(body.description)?;
-    match group::create(&api.pool, &name, &description, body.retry.as_ref()).await? {
+    match group::create(&api.pool, &name, &description, body.retry.as_ref().map(|retry| &retry.0)).await? {
         Created::Created(group) => {
             api.doorbell.ring();
             let location = format!("/consumer-groups/{name}");

@@ -1,0 +1,14 @@
+//! The API through its door: HTTP in, PostgreSQL and Redis of each test's own behind it.
+
+#![allow(clippy::unwrap_used, reason = "in a test a panic is the report")]
+
+mod access;
+mod bad_input;
+mod batch;
+mod endpoints;
+mod events;
+mod faults;
+mod groups;
+mod log_order;
+mod problems;
+mod support;
