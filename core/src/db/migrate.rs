@@ -15,9 +15,8 @@ pub async fn migrate(pool: &PgPool) -> Result<(), sqlx::migrate::MigrateError> {
 /// Whether all migrations of this version have been applied.
 pub async fn is_current(pool: &PgPool) -> sqlx::Result<bool> {
     let latest = MIGRATIONS.iter().map(|migration| migration.version).max().unwrap_or(0);
-    let known: bool = sqlx::query_scalar("select to_regclass('_sqlx_migrations') is not null")
-        .fetch_one(pool)
-        .await?;
+    let known: bool =
+        sqlx::query_scalar("select to_regclass('_sqlx_migrations') is not null").fetch_one(pool).await?;
     if !known {
         return Ok(false);
     }

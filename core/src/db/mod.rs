@@ -5,7 +5,18 @@ use std::time::Duration;
 
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 
+pub(crate) mod change;
+pub mod delivery;
+pub mod endpoint;
+pub mod feed;
+pub mod group;
+pub mod lease;
+pub mod log;
 pub mod migrate;
+pub mod parking;
+pub mod recipient;
+pub mod tail;
+pub mod topology;
 
 /// Options from a URL, with what each of our connections wants: a name, TCP keepalives come from the
 /// server's settings, and no statement may hang for ever.
@@ -16,15 +27,13 @@ pub fn connect_options(url: &str, application: &str) -> anyhow::Result<PgConnect
     let parsed = url::Url::parse(url)?;
     let user_in_query = parsed.query_pairs().any(|(key, _)| key == "user");
     anyhow::ensure!(!parsed.username().is_empty() || user_in_query, "the URL names no user");
-    let options = PgConnectOptions::from_str(url)?
-        .application_name(application)
-        .options([
-            ("statement_timeout", "30s"),
-            ("lock_timeout", "20s"),
-            ("tcp_keepalives_idle", "10"),
-            ("tcp_keepalives_interval", "5"),
-            ("tcp_keepalives_count", "3"),
-        ]);
+    let options = PgConnectOptions::from_str(url)?.application_name(application).options([
+        ("statement_timeout", "30s"),
+        ("lock_timeout", "20s"),
+        ("tcp_keepalives_idle", "10"),
+        ("tcp_keepalives_interval", "5"),
+        ("tcp_keepalives_count", "3"),
+    ]);
     Ok(options)
 }
 

@@ -1,0 +1,325 @@
+//! Deliveries and their attempts: what happened to an event that is owed to an endpoint. A row belongs to
+//! the highest ask that has touched it; `delivered` and `dead` are final until a higher one.
+
+use chrono::{DateTime, Utc};
+use sqlx::{PgExecutor, PgPool};
+
+use crate::group::GroupName;
+use crate::ids::{EndpointId, EventId};
+use crate::verdict::Failure;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Status {
+    /// Deferred: waits without having been attempted.
+    Pending,
+    Retrying,
+    Delivered,
+    Dead,
+}
+
+impl Status {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Pending => "pending",
+            Self::Retrying => "retrying",
+            Self::Delivered => "delivered",
+            Self::Dead => "dead",
+        }
+    }
+
+    pub fn waits(self) -> bool {
+        matches!(self, Self::Pending | Self::Retrying)
+    }
+
+    fn parse(text: &str) -> Self {
+        match text {
+            "pending" => Self::Pending,
+            "retrying" => Self::Retrying,
+            "delivered" => Self::Delivered,
+            _ => Self::Dead,
+        }
+    }
+}
+
+/// One HTTP request that was made.
+#[derive(Debug, Clone)]
+pub struct Attempt {
+    pub started_at: DateTime<Utc>,
+    pub duration_ms: i32,
+    pub status_code: Option<u16>,
+    pub error: Option<Failure>,
+    pub error_detail: Option<String>,
+    pub response_body: Option<Vec<u8>>,
+    /// `feed`, `retry` or `catch_up`.
+    pub trigger: &'static str,
+}
+
+/// What the recorder writes for one delivery: a new status, with an attempt unless it was only deferred.
+#[derive(Debug, Clone)]
+pub struct Record {
+    pub event_id: EventId,
+    pub endpoint_id: EndpointId,
+    pub group_id: i64,
+    pub feed_id: i64,
+    pub ask: i64,
+    pub status: Status,
+    pub next_attempt_at: Option<DateTime<Utc>>,
+    /// Why there is no attempt, or why the attempt failed, in a word.
+    pub last_error: Option<&'static str>,
+    pub attempt: Option<Attempt>,
+}
+
+/// What the row is after the record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Recorded {
+    pub event_id: EventId,
+    pub endpoint_id: EndpointId,
+    pub ask: i64,
+    pub status: Status,
+    pub attempt_count: i32,
+}
+
+type RecordedRow = (EventId, EndpointId, i64, String, i32);
+
+/// Writes a batch of outcomes in one statement and commits it synchronously; answers the rows as they are
+/// after it, in no particular order. No two records may name the same delivery. An outcome of a lower ask
+/// than the row's adds its attempt and leaves the row; so does one that comes after a final status.
+///
+/// Rows are touched in the order of their keys, so that concurrent batches cannot deadlock.
+///
+/// # Errors
+/// PostgreSQL is away. Whether the batch was committed is then unknown; recording it again adds at most
+/// attempts twice.
+pub async fn record(pool: &PgPool, records: &mut [Record]) -> sqlx::Result<Vec<Recorded>> {
+    records.sort_unstable_by_key(|record| (record.event_id, record.endpoint_id));
+    let mut columns = Columns::with_capacity(records.len());
+    for record in records.iter() {
+        columns.push(record);
+    }
+    let rows: Vec<RecordedRow> = sqlx::query_as(RECORD)
+        .bind(columns.event_id)
+        .bind(columns.endpoint_id)
+        .bind(columns.group_id)
+        .bind(columns.feed_id)
+        .bind(columns.ask)
+        .bind(columns.status)
+        .bind(columns.next_attempt_at)
+        .bind(columns.last_error)
+        .bind(columns.started_at)
+        .bind(columns.duration_ms)
+        .bind(columns.status_code)
+        .bind(columns.error_detail)
+        .bind(columns.response_body)
+        .bind(columns.trigger)
+        .bind(columns.attempt_error)
+        .fetch_all(pool)
+        .await?;
+    Ok(rows
+        .into_iter()
+        .map(|(event_id, endpoint_id, ask, status, attempt_count)| Recorded {
+            event_id,
+            endpoint_id,
+            ask,
+            status: Status::parse(&status),
+            attempt_count,
+        })
+        .collect())
+}
+
+const RECORD: &str = "
+with input as (
+    select * from unnest($1::uuid[], $2::uuid[], $3::bigint[], $4::bigint[], $5::bigint[], $6::text[],
+        $7::timestamptz[], $8::text[], $9::timestamptz[], $10::int[], $11::int[], $12::text[], $13::bytea[],
+        $14::text[], $15::text[])
+    as i (event_id, endpoint_id, group_id, feed_id, ask, status, next_attempt_at, last_error, started_at,
+          duration_ms, status_code, error_detail, response_body, trigger, attempt_error)
+), row as (
+    insert into delivery as d (event_id, endpoint_id, group_id, feed_id, ask, status, attempt_count,
+        attempt_total, next_attempt_at, last_status_code, last_error)
+    select event_id, endpoint_id, group_id, feed_id, ask, status,
+        (started_at is not null)::int, (started_at is not null)::int, next_attempt_at, status_code, last_error
+    from input
+    on conflict (event_id, endpoint_id) do update set
+        attempt_total = d.attempt_total + excluded.attempt_total,
+        attempt_count = case when excluded.ask > d.ask then excluded.attempt_count
+                             when excluded.ask = d.ask then d.attempt_count + excluded.attempt_count
+                             else d.attempt_count end,
+        status = case when excluded.ask > d.ask or excluded.ask = d.ask and d.status in ('pending', 'retrying')
+                          and not (excluded.status = 'pending' and d.status = 'retrying')
+                      then excluded.status else d.status end,
+        next_attempt_at = case when excluded.ask > d.ask or excluded.ask = d.ask and d.status in ('pending', 'retrying')
+                          and not (excluded.status = 'pending' and d.status = 'retrying')
+                      then excluded.next_attempt_at else d.next_attempt_at end,
+        last_status_code = case when excluded.ask >= d.ask and excluded.attempt_count = 1
+                      then excluded.last_status_code else d.last_status_code end,
+        last_error = case when excluded.ask > d.ask
+                          or excluded.ask = d.ask and d.status in ('pending', 'retrying')
+                      then excluded.last_error else d.last_error end,
+        feed_id = case when excluded.ask > d.ask then excluded.feed_id else d.feed_id end,
+        ask = greatest(d.ask, excluded.ask),
+        updated_at = now()
+    returning event_id, endpoint_id, ask, status, attempt_count, attempt_total
+), made as (
+    insert into attempt (event_id, endpoint_id, number, ask, started_at, duration_ms, status_code, error,
+        error_detail, response_body, trigger)
+    select i.event_id, i.endpoint_id, r.attempt_total, i.ask, i.started_at, i.duration_ms, i.status_code,
+        i.attempt_error, i.error_detail, i.response_body, i.trigger
+    from input i join row r on r.event_id = i.event_id and r.endpoint_id = i.endpoint_id
+    where i.started_at is not null
+)
+select event_id, endpoint_id, ask, status, attempt_count from row";
+
+#[derive(Default)]
+struct Columns {
+    event_id: Vec<EventId>,
+    endpoint_id: Vec<EndpointId>,
+    group_id: Vec<i64>,
+    feed_id: Vec<i64>,
+    ask: Vec<i64>,
+    status: Vec<&'static str>,
+    next_attempt_at: Vec<Option<DateTime<Utc>>>,
+    last_error: Vec<Option<&'static str>>,
+    started_at: Vec<Option<DateTime<Utc>>>,
+    duration_ms: Vec<Option<i32>>,
+    status_code: Vec<Option<i32>>,
+    error_detail: Vec<Option<String>>,
+    response_body: Vec<Option<Vec<u8>>>,
+    trigger: Vec<Option<&'static str>>,
+    attempt_error: Vec<Option<&'static str>>,
+}
+
+impl Columns {
+    fn with_capacity(rows: usize) -> Self {
+        Self { event_id: Vec::with_capacity(rows), endpoint_id: Vec::with_capacity(rows), ..Self::default() }
+    }
+
+    fn push(&mut self, record: &Record) {
+        let attempt = record.attempt.as_ref();
+        self.event_id.push(record.event_id);
+        self.endpoint_id.push(record.endpoint_id);
+        self.group_id.push(record.group_id);
+        self.feed_id.push(record.feed_id);
+        self.ask.push(record.ask);
+        self.status.push(record.status.as_str());
+        self.next_attempt_at.push(record.next_attempt_at);
+        self.last_error.push(record.last_error);
+        self.started_at.push(attempt.map(|attempt| attempt.started_at));
+        self.duration_ms.push(attempt.map(|attempt| attempt.duration_ms));
+        self.status_code.push(attempt.and_then(|attempt| attempt.status_code).map(i32::from));
+        self.error_detail.push(attempt.and_then(|attempt| attempt.error_detail.clone()));
+        self.response_body.push(attempt.and_then(|attempt| attempt.response_body.clone()));
+        self.trigger.push(attempt.map(|attempt| attempt.trigger));
+        self.attempt_error.push(attempt.and_then(|attempt| attempt.error).map(Failure::as_str));
+    }
+}
+
+/// What is known of a delivery before it is tried.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Known {
+    pub event_id: EventId,
+    pub endpoint_id: EndpointId,
+    pub feed_id: i64,
+    pub ask: i64,
+    pub status: Status,
+    pub attempt_count: i32,
+    pub next_attempt_at: Option<DateTime<Utc>>,
+}
+
+type KnownRow = (EventId, EndpointId, i64, i64, String, i32, Option<DateTime<Utc>>);
+
+fn known(rows: Vec<KnownRow>) -> Vec<Known> {
+    rows.into_iter()
+        .map(|(event_id, endpoint_id, feed_id, ask, status, attempt_count, next_attempt_at)| Known {
+            event_id,
+            endpoint_id,
+            feed_id,
+            ask,
+            status: Status::parse(&status),
+            attempt_count,
+            next_attempt_at,
+        })
+        .collect()
+}
+
+/// All rows of these events. `events` must not be empty.
+///
+/// # Errors
+/// PostgreSQL is away.
+pub async fn of_events(executor: impl PgExecutor<'_>, events: &[EventId]) -> sqlx::Result<Vec<Known>> {
+    let rows: Vec<KnownRow> = sqlx::query_as(
+        "select event_id, endpoint_id, feed_id, ask, status, attempt_count, next_attempt_at
+         from delivery where event_id = any($1) and event_id between $2 and $3",
+    )
+    .bind(events)
+    .bind(events.iter().min())
+    .bind(events.iter().max())
+    .fetch_all(executor)
+    .await?;
+    Ok(known(rows))
+}
+
+/// The rows of exactly these deliveries. `keys` must not be empty.
+///
+/// # Errors
+/// PostgreSQL is away.
+pub async fn of_keys(
+    executor: impl PgExecutor<'_>,
+    keys: &[(EventId, EndpointId)],
+) -> sqlx::Result<Vec<Known>> {
+    let events: Vec<EventId> = keys.iter().map(|(event, _)| *event).collect();
+    let endpoints: Vec<EndpointId> = keys.iter().map(|(_, endpoint)| *endpoint).collect();
+    let rows: Vec<KnownRow> = sqlx::query_as(
+        "select d.event_id, d.endpoint_id, d.feed_id, d.ask, d.status, d.attempt_count, d.next_attempt_at
+         from unnest($1::uuid[], $2::uuid[]) as k (event_id, endpoint_id)
+         join delivery d on d.event_id = k.event_id and d.endpoint_id = k.endpoint_id
+         where d.event_id between $3 and $4",
+    )
+    .bind(&events)
+    .bind(endpoints)
+    .bind(events.iter().min())
+    .bind(events.iter().max())
+    .fetch_all(executor)
+    .await?;
+    Ok(known(rows))
+}
+
+/// A delivery that waits, for the loader.
+#[derive(Debug, Clone)]
+pub struct Waiting {
+    pub event_id: EventId,
+    pub endpoint_id: EndpointId,
+    pub group_id: i64,
+    pub group: GroupName,
+    pub next_attempt_at: DateTime<Utc>,
+}
+
+/// Deliveries that fall due in `[from, to)`, the earliest first; those of disabled endpoints stay where
+/// they are.
+///
+/// # Errors
+/// PostgreSQL is away.
+pub async fn falling_due(
+    executor: impl PgExecutor<'_>,
+    from: DateTime<Utc>,
+    to: DateTime<Utc>,
+    limit: i64,
+) -> sqlx::Result<Vec<Waiting>> {
+    let rows: Vec<(EventId, EndpointId, i64, String, DateTime<Utc>)> = sqlx::query_as(
+        "select d.event_id, d.endpoint_id, d.group_id, g.name, d.next_attempt_at
+         from delivery d join endpoint e on e.id = d.endpoint_id join consumer_group g on g.id = d.group_id
+         where d.status in ('pending', 'retrying') and d.next_attempt_at >= $1 and d.next_attempt_at < $2
+           and e.status <> 'disabled' and g.deleted_at is null
+         order by d.next_attempt_at limit $3",
+    )
+    .bind(from)
+    .bind(to)
+    .bind(limit)
+    .fetch_all(executor)
+    .await?;
+    Ok(rows
+        .into_iter()
+        .filter_map(|(event_id, endpoint_id, group_id, group, next_attempt_at)| {
+            Some(Waiting { event_id, endpoint_id, group_id, group: group.parse().ok()?, next_attempt_at })
+        })
+        .collect())
+}

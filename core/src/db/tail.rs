@@ -1,0 +1,173 @@
+//! Reading the log from a position on, for the relay; and events by id, for dispatchers.
+
+use chrono::{DateTime, Utc};
+use sqlx::{PgConnection, PgExecutor};
+use uuid::Uuid;
+
+use crate::ids::EventId;
+
+/// An event as the relay sees it. `payload` is read only where it is likely to be sent soon.
+#[derive(Debug, Clone, sqlx::FromRow)]
+pub struct LoggedEvent {
+    pub position: i64,
+    pub id: EventId,
+    pub event_type: String,
+    pub source: String,
+    pub payload: Option<Vec<u8>>,
+    pub created_at: DateTime<Utc>,
+}
+
+/// Where a reader of the log stands: after this position. `floor` is an id that no later event is below
+/// (the nil UUID is always right); it prunes the partitions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Place {
+    pub position: i64,
+    pub floor: Uuid,
+}
+
+impl Place {
+    pub fn unpruned(position: i64) -> Self {
+        Self { position, floor: Uuid::nil() }
+    }
+
+    pub fn of(event: &LoggedEvent) -> Self {
+        Self { position: event.position, floor: event.id.0 }
+    }
+}
+
+#[derive(sqlx::FromRow)]
+struct HeadRow {
+    version: i64,
+    position: Option<i64>,
+    id: Option<EventId>,
+    event_type: Option<String>,
+    source: Option<String>,
+    payload: Option<Vec<u8>>,
+    created_at: Option<DateTime<Utc>>,
+}
+
+/// The next events after `place`, with their payloads (but large ones), and the topology's version: both of one snapshot.
+///
+/// # Errors
+/// PostgreSQL is away.
+pub async fn read_head(
+    executor: impl PgExecutor<'_>,
+    place: Place,
+    limit: i64,
+) -> sqlx::Result<(i64, Vec<LoggedEvent>)> {
+    let rows: Vec<HeadRow> = sqlx::query_as(
+        "select t.version, e.position, e.id, e.event_type, e.source, e.created_at,
+                case when length(e.payload) <= 16384 then e.payload end as payload
+         from topology t
+         left join lateral (
+             select * from event where position > $1 and id >= $2 order by position limit $3
+         ) e on true
+         order by e.position",
+    )
+    .bind(place.position)
+    .bind(place.floor)
+    .bind(limit)
+    .fetch_all(executor)
+    .await?;
+    let version = rows.first().map_or(0, |row| row.version);
+    let events = rows
+        .into_iter()
+        .filter_map(|row| {
+            Some(LoggedEvent {
+                position: row.position?,
+                id: row.id?,
+                event_type: row.event_type?,
+                source: row.source?,
+                payload: row.payload,
+                created_at: row.created_at?,
+            })
+        })
+        .collect();
+    Ok((version, events))
+}
+
+/// Events after `place` up to `to` (inclusive), without payloads, for feeds that lag.
+///
+/// # Errors
+/// PostgreSQL is away.
+pub async fn read_range(
+    executor: impl PgExecutor<'_>,
+    place: Place,
+    to: i64,
+    limit: i64,
+) -> sqlx::Result<Vec<LoggedEvent>> {
+    sqlx::query_as(
+        "select position, id, event_type, source, null::bytea as payload, created_at
+         from event where position > $1 and id >= $2 and position <= $3 order by position limit $4",
+    )
+    .bind(place.position)
+    .bind(place.floor)
+    .bind(to)
+    .bind(limit)
+    .fetch_all(executor)
+    .await
+}
+
+/// The highest position that this snapshot shows; 0 for an empty log.
+///
+/// # Errors
+/// PostgreSQL is away.
+pub async fn head(executor: impl PgExecutor<'_>) -> sqlx::Result<i64> {
+    sqlx::query_scalar("select coalesce((select position from event order by position desc limit 1), 0)")
+        .fetch_one(executor)
+        .await
+}
+
+/// The event at each of these positions, where there is one.
+///
+/// # Errors
+/// PostgreSQL is away.
+pub async fn ids_at(executor: impl PgExecutor<'_>, positions: &[i64]) -> sqlx::Result<Vec<(i64, EventId)>> {
+    sqlx::query_as("select position, id from event where position = any($1)")
+        .bind(positions)
+        .fetch_all(executor)
+        .await
+}
+
+/// Events by id, with their payloads. `ids` must not be empty.
+///
+/// # Errors
+/// PostgreSQL is away.
+pub async fn fetch(executor: impl PgExecutor<'_>, ids: &[EventId]) -> sqlx::Result<Vec<LoggedEvent>> {
+    let (lowest, highest) = (ids.iter().min(), ids.iter().max());
+    sqlx::query_as(
+        "select position, id, event_type, source, payload, created_at
+         from event where id = any($1) and id between $2 and $3",
+    )
+    .bind(ids)
+    .bind(lowest)
+    .bind(highest)
+    .fetch_all(executor)
+    .await
+}
+
+/// Makes the daily partitions up to a week ahead; answers how many were missing.
+///
+/// # Errors
+/// PostgreSQL is away.
+pub async fn make_partitions(connection: &mut PgConnection) -> sqlx::Result<i32> {
+    sqlx::query_scalar("select make_partitions(7)").fetch_one(connection).await
+}
+
+/// Ends sessions that hold the log lock but have been silent for five seconds: a client that died without
+/// closing its connection must not stop the log. Answers how many.
+///
+/// # Errors
+/// PostgreSQL is away, or does not let this role end sessions.
+pub async fn end_stuck_writers(executor: impl PgExecutor<'_>) -> sqlx::Result<i64> {
+    sqlx::query_scalar(
+        "select count(pg_terminate_backend(a.pid)) from pg_stat_activity a
+         join pg_locks l on l.pid = a.pid and l.locktype = 'advisory' and l.granted
+         where l.database = (select oid from pg_database where datname = current_database())
+           and (l.classid::bigint << 32) | l.objid::bigint = 5495127463921472
+           and a.state like 'idle in transaction%' and a.wait_event = 'ClientRead'
+           and a.state_change < clock_timestamp() - interval '5 seconds'",
+    )
+    .fetch_one(executor)
+    .await
+}

@@ -1,0 +1,53 @@
+//! Wake-ups for dispatchers: which stream has entries, which group has due retries. Hints only: the relay
+//! rings every stream that holds entries each second, the loader every group with due retries.
+
+use redis::aio::ConnectionManager;
+use serde::{Deserialize, Serialize};
+
+use crate::group::GroupName;
+use crate::ids::EndpointId;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FeedKind {
+    Live,
+    CatchUp,
+}
+
+/// All that a dispatcher must know of a feed to read it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FeedRef {
+    pub feed_id: i64,
+    pub kind: FeedKind,
+    pub group_id: i64,
+    pub group: GroupName,
+    pub ask: i64,
+    /// The one endpoint of a catch-up.
+    pub endpoint_id: Option<EndpointId>,
+    pub stream: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Hint {
+    /// The stream has entries.
+    Entries(FeedRef),
+    /// The group's retry ZSET has members that are due, or will be soon.
+    Retries { group_id: i64, group: GroupName },
+}
+
+/// Publishes hints to all dispatchers, in one round trip.
+///
+/// # Errors
+/// Redis is away. Nothing is lost: the next settle pass rings again.
+pub async fn publish(redis: &mut ConnectionManager, channel: &str, hints: &[Hint]) -> redis::RedisResult<()> {
+    if hints.is_empty() {
+        return Ok(());
+    }
+    let mut pipeline = redis::pipe();
+    for hint in hints {
+        let text = serde_json::to_string(hint).unwrap_or_default();
+        pipeline.cmd("PUBLISH").arg(channel).arg(text).ignore();
+    }
+    pipeline.exec_async(redis).await
+}

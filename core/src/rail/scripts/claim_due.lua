@@ -1,0 +1,14 @@
+-- Leases due retries: their score becomes the end of the lease, so that a dispatcher that dies gives
+-- them back by doing nothing.
+-- KEYS: retry ZSET.  ARGV: most to claim, lease in milliseconds
+-- Answers {claimed members, milliseconds until the next one is due or -1}.
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local due = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now, 'LIMIT', 0, ARGV[1])
+for _, member in ipairs(due) do
+  redis.call('ZADD', KEYS[1], now + ARGV[2], member)
+end
+local first = redis.call('ZRANGE', KEYS[1], 0, 0, 'WITHSCORES')
+local wait = -1
+if first[2] then wait = math.max(0, first[2] - now) end
+return {due, wait}

@@ -1,0 +1,207 @@
+//! The story of one attempt: check, sign, send, read, classify, decide. What it answers is recorded by
+//! [`crate::record`]; a receiver that behaves badly is an outcome, never an error.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use chrono::{TimeDelta, Utc};
+use eventrail_core::db::delivery::{Attempt, Record, Status};
+use eventrail_core::egress::EgressPolicy;
+use eventrail_core::metrics as names;
+use eventrail_core::retry::retry_after;
+use eventrail_core::signature;
+use eventrail_core::verdict::{AttemptResult, Failure, Verdict, verdict};
+use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER, USER_AGENT};
+
+use crate::classify::classify;
+use crate::event::Event;
+use crate::recipients::Target;
+use crate::work::Work;
+
+/// So much of an answer is read, and so much of that is kept.
+const READ_BYTES: usize = 64 * 1024;
+const KEEP_BYTES: usize = 4 * 1024;
+
+/// What all attempts share.
+pub(crate) struct Courier {
+    pub(crate) client: reqwest::Client,
+    pub(crate) egress: Arc<EgressPolicy>,
+    /// The longest that a receiver may ask us to wait.
+    pub(crate) longest_retry_after: Duration,
+}
+
+/// How an attempt ended, for the lanes and the recorder.
+pub(crate) struct Outcome {
+    pub(crate) work: Work,
+    pub(crate) record: Record,
+    pub(crate) verdict: Verdict,
+}
+
+struct Answer {
+    result: AttemptResult,
+    detail: Option<String>,
+    body: Option<Vec<u8>>,
+}
+
+/// Attempts one delivery. Ends within the endpoint's timeout.
+pub(crate) async fn deliver(courier: &Courier, target: &Target, work: Work) -> Outcome {
+    let started_at = Utc::now();
+    let started = Instant::now();
+    let answer = match courier.egress.check_host(&target.url) {
+        Err(denied) => Answer::failed(Failure::EgressDenied, denied.to_string()),
+        Ok(()) => send(courier, target, &work, started_at.timestamp()).await,
+    };
+    let duration = started.elapsed();
+    let retries_done = u32::try_from(work.attempts_done).unwrap_or(0);
+    let jitter = rand::random::<f64>();
+    let verdict = verdict(&answer.result, retries_done, &target.policy, courier.longest_retry_after, jitter);
+    measure(&work, &answer.result, duration, verdict);
+    log(target, &work, &answer, duration, verdict);
+    let (status, next_attempt_at) = match verdict {
+        Verdict::Delivered => (Status::Delivered, None),
+        Verdict::Dead | Verdict::Gone => (Status::Dead, None),
+        Verdict::Retry { after, .. } => {
+            (Status::Retrying, Some(Utc::now() + TimeDelta::from_std(after).unwrap_or(TimeDelta::days(30))))
+        }
+    };
+    let error = match verdict {
+        Verdict::Delivered => None,
+        _ => answer.result.failure,
+    };
+    let record = Record {
+        event_id: work.event.id,
+        endpoint_id: target.id,
+        group_id: target.group_id,
+        feed_id: work.feed_id,
+        ask: work.ask,
+        status,
+        next_attempt_at,
+        last_error: error.map(Failure::as_str),
+        attempt: Some(Attempt {
+            started_at,
+            duration_ms: i32::try_from(duration.as_millis()).unwrap_or(i32::MAX),
+            status_code: answer.result.status_code,
+            error,
+            error_detail: answer.detail,
+            response_body: answer.body,
+            trigger: work.trigger(),
+        }),
+    };
+    Outcome { work, record, verdict }
+}
+
+async fn send(courier: &Courier, target: &Target, work: &Work, timestamp: i64) -> Answer {
+    let request = courier
+        .client
+        .post(target.url.clone())
+        .timeout(target.timeout)
+        .headers(headers(target, &work.event, work.attempts_done + 1, timestamp))
+        .body(work.event.body.clone());
+    match request.send().await {
+        Err(error) => {
+            let (failure, detail) = classify(&error);
+            Answer::failed(failure, detail)
+        }
+        Ok(response) => read(response).await,
+    }
+}
+
+/// Standard Webhooks 1.0.0, "Webhook metadata" and "Signature scheme".
+fn headers(target: &Target, event: &Event, attempt: i32, timestamp: i64) -> HeaderMap {
+    let mut headers = target.headers.clone();
+    let mut put = |name: HeaderName, value: &str| {
+        if let Ok(value) = HeaderValue::from_str(value) {
+            headers.insert(name, value);
+        }
+    };
+    let signatures = signature::sign(&event.id_text, timestamp, &event.body, &target.keys);
+    put(HeaderName::from_static("webhook-id"), &event.id_text);
+    put(HeaderName::from_static("webhook-timestamp"), &timestamp.to_string());
+    put(HeaderName::from_static("webhook-signature"), &signatures);
+    put(HeaderName::from_static("eventrail-attempt"), &attempt.to_string());
+    put(HeaderName::from_static("eventrail-group"), target.group.as_ref());
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.insert(USER_AGENT, HeaderValue::from_static(concat!("EventRail/", env!("CARGO_PKG_VERSION"))));
+    headers
+}
+
+/// Reads an answer's head and the beginning of its body. A 2xx whose body stalls or overflows is delivered.
+async fn read(mut response: reqwest::Response) -> Answer {
+    let status = response.status();
+    let wait = response
+        .headers()
+        .get(RETRY_AFTER)
+        .and_then(|value| value.to_str().ok())
+        .and_then(|value| retry_after(value, Utc::now()));
+    let mut kept = Vec::new();
+    let mut read = 0;
+    let mut broken = None;
+    while read < READ_BYTES {
+        match response.chunk().await {
+            Ok(Some(chunk)) => {
+                let room = KEEP_BYTES - kept.len();
+                kept.extend_from_slice(&chunk[..chunk.len().min(room)]);
+                read += chunk.len();
+            }
+            Ok(None) => break,
+            Err(error) => {
+                broken = Some(classify(&error));
+                break;
+            }
+        }
+    }
+    let failure = (!status.is_success()).then_some(Failure::Status);
+    Answer {
+        result: AttemptResult { status_code: Some(status.as_u16()), failure, retry_after: wait },
+        detail: broken.map(|(failure, detail)| format!("body: {failure}: {detail}")),
+        body: (!kept.is_empty()).then_some(kept),
+    }
+}
+
+impl Answer {
+    fn failed(failure: Failure, detail: String) -> Self {
+        Self {
+            result: AttemptResult { status_code: None, failure: Some(failure), retry_after: None },
+            detail: Some(detail),
+            body: None,
+        }
+    }
+}
+
+fn measure(work: &Work, result: &AttemptResult, duration: Duration, verdict: Verdict) {
+    let label = match result.failure {
+        Some(failure) => failure.as_str(),
+        None => "success",
+    };
+    metrics::counter!(names::ATTEMPTS, "result" => label).increment(1);
+    metrics::histogram!(names::ATTEMPT_SECONDS).record(duration.as_secs_f64());
+    if verdict == Verdict::Delivered && work.attempts_done == 0 {
+        let latency = (Utc::now() - work.event.created_at).to_std().unwrap_or_default();
+        metrics::histogram!(names::DELIVERY_LATENCY_SECONDS).record(latency.as_secs_f64());
+    }
+}
+
+/// One line for each attempt: those that failed at `info`, the others at `debug`.
+fn log(target: &Target, work: &Work, answer: &Answer, duration: Duration, verdict: Verdict) {
+    macro_rules! line {
+        ($level:ident, $text:literal) => {
+            tracing::$level!(
+                event.id = %work.event.id,
+                delivery.endpoint_id = %target.id,
+                delivery.group = %target.group,
+                attempt = work.attempts_done + 1,
+                status = answer.result.status_code,
+                error = answer.result.failure.map(Failure::as_str),
+                detail = answer.detail.as_deref(),
+                duration_ms = duration.as_millis() as u64,
+                $text
+            )
+        };
+    }
+    match verdict {
+        Verdict::Delivered => line!(debug, "delivered"),
+        Verdict::Retry { .. } => line!(info, "attempt failed, will be retried"),
+        Verdict::Dead => line!(warn, "attempt failed, delivery is dead"),
+        Verdict::Gone => line!(warn, "410 Gone: endpoint is disabled, delivery is dead"),
+    }
+}

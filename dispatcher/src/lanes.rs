@@ -1,0 +1,362 @@
+//! Lanes: one for each endpoint, with what waits for it and what is in flight to it. They decide which work
+//! may start, so that no endpoint and no group takes what others need. No I/O, and no clock of its own.
+//!
+//! The rules: an endpoint takes another permit only while it holds fewer than a quarter of the free ones, and
+//! a group only while it holds fewer than all of the free ones (each at least one). So many slow endpoints
+//! always leave some for the rest, and one busy endpoint alone still gets a fifth of all.
+
+use std::collections::{HashMap, VecDeque};
+use std::time::{Duration, Instant};
+
+use eventrail_core::ids::EndpointId;
+
+use crate::breaker::{Breaker, Permission};
+use crate::work::{Origin, Work};
+
+/// How long work that finds no room had better stay away.
+const PAUSE: Duration = Duration::from_secs(1);
+/// Work that waits for one endpoint before its feed is left unread.
+pub(crate) const SOFT_LIMIT: usize = 256;
+/// Work that waits for one endpoint before more of it is deferred.
+pub(crate) const HARD_LIMIT: usize = 2048;
+
+#[derive(Default)]
+struct Lane {
+    group_id: i64,
+    max_in_flight: usize,
+    waiting: VecDeque<Work>,
+    in_flight: usize,
+    in_ring: bool,
+    breaker: Breaker,
+    /// The receiver asked to be left alone until then.
+    quiet_until: Option<Instant>,
+}
+
+/// What became of work that was put into a lane.
+pub(crate) enum Put {
+    /// It waits for its turn, which comes soon.
+    Waits,
+    /// The endpoint can't take it now; it had better come back at this time.
+    Refused(Work, Instant),
+}
+
+/// How an attempt ended, as far as the lane is concerned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ended {
+    Well,
+    Badly,
+    /// Badly, and the receiver wants to be left alone until then.
+    SlowDown(Instant),
+}
+
+pub(crate) struct Lanes {
+    lanes: HashMap<EndpointId, Lane>,
+    /// Lanes with waiting work that may be able to start, each once.
+    ring: VecDeque<EndpointId>,
+    most: usize,
+    in_flight: usize,
+    in_flight_of_group: HashMap<i64, usize>,
+    waiting: usize,
+    open_breakers: usize,
+}
+
+impl Lanes {
+    /// `most`: attempts under way at once.
+    pub(crate) fn new(most: usize) -> Self {
+        Self {
+            lanes: HashMap::new(),
+            ring: VecDeque::new(),
+            most,
+            in_flight: 0,
+            in_flight_of_group: HashMap::new(),
+            waiting: 0,
+            open_breakers: 0,
+        }
+    }
+
+    pub(crate) fn in_flight(&self) -> usize {
+        self.in_flight
+    }
+
+    pub(crate) fn waiting(&self) -> usize {
+        self.waiting
+    }
+
+    pub(crate) fn open_breakers(&self) -> usize {
+        self.open_breakers
+    }
+
+    /// How much more work an endpoint's lane wants; `None` if the endpoint can't be tried now.
+    pub(crate) fn room(&self, endpoint: EndpointId, now: Instant) -> Option<usize> {
+        let Some(lane) = self.lanes.get(&endpoint) else { return Some(SOFT_LIMIT) };
+        match lane.permission(now) {
+            Permission::Yes => Some(SOFT_LIMIT.saturating_sub(lane.waiting.len())),
+            Permission::Probe => Some(1_usize.saturating_sub(lane.waiting.len())),
+            Permission::Wait | Permission::NotBefore(_) => None,
+        }
+    }
+
+    /// Puts work into its endpoint's lane. Work of a catch-up is never refused: its feed is read only as
+    /// there is room.
+    pub(crate) fn put(&mut self, work: Work, group_id: i64, max_in_flight: usize, now: Instant) -> Put {
+        let lane = self.lanes.entry(work.endpoint_id).or_default();
+        lane.group_id = group_id;
+        lane.max_in_flight = max_in_flight;
+        if !matches!(work.origin, Origin::CatchUp(_)) {
+            let back_at = match lane.permission(now) {
+                Permission::NotBefore(at) => Some(at),
+                Permission::Wait => Some(lane.breaker.back_at(now) + PAUSE),
+                Permission::Probe if !lane.waiting.is_empty() => Some(now + PAUSE),
+                _ if lane.waiting.len() >= HARD_LIMIT => Some(now + PAUSE),
+                _ => None,
+            };
+            if let Some(at) = back_at {
+                return Put::Refused(work, at);
+            }
+        }
+        self.waiting += 1;
+        let endpoint = work.endpoint_id;
+        lane.waiting.push_back(work);
+        Self::enter(&mut self.ring, endpoint, lane);
+        Put::Waits
+    }
+
+    /// The next work that may start, taken out and counted as in flight; `None` if nothing may.
+    pub(crate) fn start_next(&mut self, now: Instant) -> Option<Work> {
+        for _ in 0..self.ring.len() {
+            let free = self.most.saturating_sub(self.in_flight);
+            if free == 0 {
+                return None;
+            }
+            let endpoint = self.ring.pop_front()?;
+            let Some(lane) = self.lanes.get_mut(&endpoint) else { continue };
+            let of_group = self.in_flight_of_group.entry(lane.group_id).or_default();
+            let allowed = matches!(lane.permission(now), Permission::Yes | Permission::Probe);
+            if lane.waiting.is_empty() || !allowed || lane.in_flight >= lane.max_in_flight {
+                // It comes back when its attempt ends, or when its time has come.
+                lane.in_ring = false;
+                continue;
+            }
+            if lane.in_flight >= (free / 4).max(1) || *of_group >= free.max(1) {
+                self.ring.push_back(endpoint);
+                continue;
+            }
+            let Some(work) = lane.waiting.pop_front() else { continue };
+            lane.breaker.started();
+            lane.in_flight += 1;
+            *of_group += 1;
+            self.in_flight += 1;
+            self.waiting -= 1;
+            self.ring.push_back(endpoint);
+            return Some(work);
+        }
+        None
+    }
+
+    /// An attempt has ended. Answers the work that the endpoint's breaker, just opened, sends away.
+    pub(crate) fn ended(&mut self, endpoint: EndpointId, how: Ended, now: Instant) -> Vec<(Work, Instant)> {
+        let Some(lane) = self.lanes.get_mut(&endpoint) else { return Vec::new() };
+        lane.in_flight = lane.in_flight.saturating_sub(1);
+        self.in_flight = self.in_flight.saturating_sub(1);
+        if let Some(of_group) = self.in_flight_of_group.get_mut(&lane.group_id) {
+            *of_group = of_group.saturating_sub(1);
+        }
+        let was_open = lane.breaker.is_open();
+        match how {
+            Ended::Well => lane.breaker.succeeded(),
+            Ended::Badly => {
+                lane.breaker.failed(now);
+            }
+            Ended::SlowDown(until) => {
+                lane.breaker.failed(now);
+                lane.quiet_until = Some(lane.quiet_until.map_or(until, |at| at.max(until)));
+            }
+        }
+        match (was_open, lane.breaker.is_open()) {
+            (false, true) => self.open_breakers += 1,
+            (true, false) => self.open_breakers -= 1,
+            _ => {}
+        }
+        let away = match lane.permission(now) {
+            Permission::NotBefore(at) => {
+                lane.send_away(at, |work| !matches!(work.origin, Origin::CatchUp(_)))
+            }
+            _ => Vec::new(),
+        };
+        self.waiting -= away.len();
+        Self::enter(&mut self.ring, endpoint, lane);
+        away
+    }
+
+    /// Takes out work that has waited too long, with when to come back, and lets lanes whose time has come
+    /// into the ring. `too_long` is asked only about work taken before `cutoff`. Lanes without anything to
+    /// remember are dropped.
+    pub(crate) fn sweep(
+        &mut self,
+        cutoff: Instant,
+        now: Instant,
+        too_long: impl Fn(&Work) -> bool,
+    ) -> Vec<(Work, Instant)> {
+        let mut away = Vec::new();
+        for (endpoint, lane) in &mut self.lanes {
+            if lane.waiting.iter().any(|work| work.taken_at < cutoff) {
+                let back_at = lane.breaker.back_at(now).max(lane.quiet_until.unwrap_or(now)).max(now + PAUSE);
+                away.extend(lane.send_away(back_at, |work| work.taken_at < cutoff && too_long(work)));
+            }
+            Self::enter(&mut self.ring, *endpoint, lane);
+        }
+        self.waiting -= away.len();
+        self.lanes.retain(|_, lane| !lane.is_idle(now));
+        away
+    }
+
+    /// Takes out everything that waits.
+    pub(crate) fn clear(&mut self) {
+        for lane in self.lanes.values_mut() {
+            lane.waiting.clear();
+        }
+        self.waiting = 0;
+    }
+
+    fn enter(ring: &mut VecDeque<EndpointId>, endpoint: EndpointId, lane: &mut Lane) {
+        if !lane.in_ring && !lane.waiting.is_empty() {
+            lane.in_ring = true;
+            ring.push_back(endpoint);
+        }
+    }
+}
+
+impl Lane {
+    fn permission(&self, now: Instant) -> Permission {
+        match (self.breaker.ask(now), self.quiet_until) {
+            (Permission::Yes | Permission::Probe, Some(until)) if until > now => Permission::NotBefore(until),
+            (permission, _) => permission,
+        }
+    }
+
+    fn send_away(&mut self, back_at: Instant, which: impl Fn(&Work) -> bool) -> Vec<(Work, Instant)> {
+        let (away, stay) = std::mem::take(&mut self.waiting).into_iter().partition(which);
+        self.waiting = stay;
+        let away: VecDeque<Work> = away;
+        away.into_iter().map(|work| (work, back_at)).collect()
+    }
+
+    fn is_idle(&self, now: Instant) -> bool {
+        self.waiting.is_empty()
+            && self.in_flight == 0
+            && !self.in_ring
+            && !self.breaker.is_open()
+            && self.breaker.is_clean()
+            && self.quiet_until.is_none_or(|until| until <= now)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Arc;
+
+    use eventrail_core::db::tail::LoggedEvent;
+    use eventrail_core::ids::EventId;
+
+    use crate::event::Event;
+
+    fn work(endpoint: EndpointId, now: Instant) -> Work {
+        let event = LoggedEvent {
+            position: 1,
+            id: EventId::generate(),
+            event_type: "a".into(),
+            source: "s".into(),
+            payload: Some(b"1".to_vec()),
+            created_at: chrono::DateTime::UNIX_EPOCH,
+        };
+        Work {
+            event: Arc::new(Event::new(&event).unwrap()),
+            endpoint_id: endpoint,
+            group_id: 1,
+            group: "g".parse().unwrap(),
+            feed_id: 1,
+            ask: 1,
+            attempts_done: 0,
+            origin: Origin::Retry,
+            taken_at: now,
+        }
+    }
+
+    fn fill(lanes: &mut Lanes, endpoint: EndpointId, group: i64, count: usize, now: Instant) {
+        for _ in 0..count {
+            assert!(matches!(lanes.put(work(endpoint, now), group, 1000, now), Put::Waits));
+        }
+    }
+
+    fn start_all(lanes: &mut Lanes, now: Instant) -> HashMap<EndpointId, usize> {
+        let mut started = HashMap::new();
+        while let Some(work) = lanes.start_next(now) {
+            *started.entry(work.endpoint_id).or_default() += 1;
+        }
+        started
+    }
+
+    #[test]
+    fn one_busy_endpoint_gets_a_fifth_of_all_permits() {
+        let (mut lanes, now, busy) = (Lanes::new(500), Instant::now(), EndpointId::generate());
+        fill(&mut lanes, busy, 1, 600, now);
+        assert_eq!(start_all(&mut lanes, now)[&busy], 100);
+    }
+
+    #[test]
+    fn a_thousand_slow_endpoints_of_one_group_leave_permits_for_another_group() {
+        let (mut lanes, now) = (Lanes::new(512), Instant::now());
+        for _ in 0..1000 {
+            fill(&mut lanes, EndpointId::generate(), 1, 5, now);
+        }
+        let slow: usize = start_all(&mut lanes, now).values().sum();
+        assert_eq!((slow, lanes.in_flight()), (256, 256));
+        let other = EndpointId::generate();
+        fill(&mut lanes, other, 2, 5, now);
+        assert_eq!(start_all(&mut lanes, now)[&other], 5);
+    }
+
+    #[test]
+    fn an_endpoints_own_limit_holds() {
+        let (mut lanes, now, endpoint) = (Lanes::new(512), Instant::now(), EndpointId::generate());
+        for _ in 0..10 {
+            lanes.put(work(endpoint, now), 1, 2, now);
+        }
+        assert_eq!(start_all(&mut lanes, now)[&endpoint], 2);
+        lanes.ended(endpoint, Ended::Well, now);
+        assert_eq!(start_all(&mut lanes, now)[&endpoint], 1);
+        assert_eq!(lanes.waiting(), 7);
+    }
+
+    #[test]
+    fn an_open_breaker_sends_waiting_work_away_and_lets_one_probe_through() {
+        let (mut lanes, now, endpoint) = (Lanes::new(512), Instant::now(), EndpointId::generate());
+        fill(&mut lanes, endpoint, 1, 50, now);
+        let mut away = Vec::new();
+        for _ in 0..20 {
+            lanes.start_next(now).unwrap();
+            away.extend(lanes.ended(endpoint, Ended::Badly, now));
+        }
+        assert_eq!((away.len(), lanes.open_breakers(), lanes.waiting()), (30, 1, 0));
+        assert!(matches!(lanes.put(work(endpoint, now), 1, 100, now), Put::Refused(..)));
+        let later = now + Duration::from_secs(6);
+        fill(&mut lanes, endpoint, 1, 1, later);
+        assert!(matches!(lanes.put(work(endpoint, now), 1, 100, later), Put::Refused(..)));
+        assert!(lanes.start_next(later).is_some());
+        assert!(lanes.start_next(later).is_none());
+        lanes.ended(endpoint, Ended::Well, later);
+        assert_eq!((lanes.open_breakers(), lanes.room(endpoint, later)), (0, Some(SOFT_LIMIT)));
+    }
+
+    #[test]
+    fn a_receiver_that_asks_for_quiet_gets_it() {
+        let (mut lanes, now, endpoint) = (Lanes::new(512), Instant::now(), EndpointId::generate());
+        fill(&mut lanes, endpoint, 1, 2, now);
+        lanes.start_next(now).unwrap();
+        let until = now + Duration::from_secs(7);
+        assert_eq!(lanes.ended(endpoint, Ended::SlowDown(until), now).len(), 1);
+        assert!(matches!(lanes.put(work(endpoint, now), 1, 9, now), Put::Refused(_, at) if at == until));
+        assert!(matches!(lanes.put(work(endpoint, now), 1, 9, until), Put::Waits));
+    }
+}

@@ -1,0 +1,208 @@
+//! From what was read to what is to be done: looks up the outcomes that are known, drops what is not owed,
+//! and brings the events. Each function is one batch, run beside the intake loop.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use chrono::{TimeDelta, Utc};
+use eventrail_core::db::{delivery, recipient, tail};
+use eventrail_core::group::GroupName;
+use eventrail_core::ids::{EndpointId, EventId};
+use eventrail_core::metrics as names;
+use eventrail_core::rail::entry::{Entry, Read};
+use eventrail_core::rail::intake;
+use eventrail_core::rail::keys::Keys;
+use eventrail_core::rail::ready::{FeedKind, FeedRef};
+use eventrail_core::rail::schedule::{self, Change, Member};
+use redis::aio::ConnectionManager;
+use sqlx::PgPool;
+
+use crate::deliver::Courier;
+use crate::event::{Event, EventCache};
+use crate::recipients::Recipients;
+use crate::work::{HeldEntry, Origin, Work};
+
+/// A claimed retry is given back by itself after this: longer than it can wait and be attempted.
+pub(crate) const RETRY_LEASE: Duration = Duration::from_secs(90);
+
+/// What all parts of the dispatcher share.
+pub(crate) struct Context {
+    pub(crate) pool: PgPool,
+    pub(crate) redis: ConnectionManager,
+    pub(crate) keys: Keys,
+    pub(crate) consumer: String,
+    pub(crate) recipients: Recipients,
+    pub(crate) cache: Arc<EventCache>,
+    pub(crate) courier: Courier,
+}
+
+/// Turns stream entries into work. Entries that owe nothing any more are settled here.
+///
+/// # Errors
+/// PostgreSQL or Redis is away: the entries stay pending, and are read again.
+pub(crate) async fn entries(
+    context: &Context,
+    feed: &FeedRef,
+    stream: &Arc<str>,
+    reads: Vec<Read>,
+) -> anyhow::Result<Vec<Work>> {
+    let taken_at = Instant::now();
+    let (mut settled, mut entries) = (Vec::new(), Vec::with_capacity(reads.len()));
+    for read in reads {
+        match read {
+            Read::Entry(entry) => entries.push(entry),
+            Read::Void { id } => settled.push(id),
+        }
+    }
+    let mut works = Vec::new();
+    if !entries.is_empty() {
+        know_targets(context, &entries).await?;
+        let ids: Vec<EventId> = entries.iter().map(|entry| entry.event_id).collect();
+        let (known, events) = tokio::try_join!(
+            async { Ok(delivery::of_events(&context.pool, &ids).await?) },
+            bring(context, &ids)
+        )?;
+        let known: HashMap<(EventId, EndpointId), i64> =
+            known.into_iter().map(|row| ((row.event_id, row.endpoint_id), row.ask)).collect();
+        for entry in entries {
+            let owed: Vec<EndpointId> = entry
+                .targets
+                .iter()
+                .copied()
+                .filter(|target| known.get(&(entry.event_id, *target)).is_none_or(|ask| *ask < feed.ask))
+                .filter(|target| {
+                    let target = context.recipients.get(*target);
+                    target.is_some_and(|target| target.state != recipient::State::Deleted)
+                })
+                .collect();
+            match events.get(&entry.event_id) {
+                Some(event) if !owed.is_empty() => {
+                    let held = HeldEntry::new(Arc::clone(stream), entry.position, owed.len());
+                    works.extend(owed.into_iter().map(|endpoint_id| Work {
+                        event: Arc::clone(event),
+                        endpoint_id,
+                        group_id: feed.group_id,
+                        group: feed.group.clone(),
+                        feed_id: feed.feed_id,
+                        ask: feed.ask,
+                        attempts_done: 0,
+                        origin: match feed.kind {
+                            FeedKind::Live => Origin::Live(Arc::clone(&held)),
+                            FeedKind::CatchUp => Origin::CatchUp(Arc::clone(&held)),
+                        },
+                        taken_at,
+                    }));
+                }
+                _ => settled.push(entry.stream_id()),
+            }
+        }
+    }
+    if !settled.is_empty() {
+        let mut pipeline = redis::pipe();
+        intake::queue_settle(&mut pipeline, stream, &settled);
+        pipeline.exec_async(&mut context.redis.clone()).await?;
+    }
+    Ok(works)
+}
+
+/// What a claim of due retries brought.
+pub(crate) struct Claimed {
+    pub(crate) works: Vec<Work>,
+    /// As many as were asked for: there may be more.
+    pub(crate) full: bool,
+    pub(crate) next: Option<Duration>,
+}
+
+/// Claims due retries of a group and turns them into work. The row decides: members whose row no longer waits
+/// are removed, those that wait longer are put back.
+///
+/// # Errors
+/// PostgreSQL or Redis is away: the claimed come back when their lease ends.
+pub(crate) async fn retries(
+    context: &Context,
+    group_id: i64,
+    group: &GroupName,
+    most: usize,
+) -> anyhow::Result<Claimed> {
+    let taken_at = Instant::now();
+    let mut redis = context.redis.clone();
+    let due = schedule::claim_due(&mut redis, &context.keys, group, most, RETRY_LEASE).await?;
+    let full = due.members.len() >= most;
+    if due.members.is_empty() {
+        return Ok(Claimed { works: Vec::new(), full, next: due.next });
+    }
+    metrics::counter!(names::RETRIES_CLAIMED).increment(due.members.len() as u64);
+    let keys: Vec<(EventId, EndpointId)> =
+        due.members.iter().map(|member| (member.event_id, member.endpoint_id)).collect();
+    let ids: HashSet<EventId> = keys.iter().map(|(event, _)| *event).collect();
+    let ids: Vec<EventId> = ids.into_iter().collect();
+    let (rows, events) =
+        tokio::try_join!(async { Ok(delivery::of_keys(&context.pool, &keys).await?) }, bring(context, &ids))?;
+    let rows: HashMap<Member, delivery::Known> = rows
+        .into_iter()
+        .map(|row| (Member { event_id: row.event_id, endpoint_id: row.endpoint_id }, row))
+        .collect();
+    if keys.iter().any(|(_, endpoint)| context.recipients.get(*endpoint).is_none()) {
+        context.recipients.refresh().await?;
+    }
+    let soon = Utc::now() + TimeDelta::seconds(1);
+    let (mut works, mut changes) = (Vec::new(), Vec::new());
+    for member in due.members {
+        match (rows.get(&member), events.get(&member.event_id)) {
+            (Some(row), Some(event)) if row.status.waits() => match row.next_attempt_at {
+                Some(at) if at > soon => changes.push(Change::Set(member, at)),
+                _ => works.push(Work {
+                    event: Arc::clone(event),
+                    endpoint_id: member.endpoint_id,
+                    group_id,
+                    group: group.clone(),
+                    feed_id: row.feed_id,
+                    ask: row.ask,
+                    attempts_done: row.attempt_count,
+                    origin: Origin::Retry,
+                    taken_at,
+                }),
+            },
+            _ => changes.push(Change::Remove(member)),
+        }
+    }
+    if !changes.is_empty() {
+        let mut pipeline = redis::pipe();
+        schedule::queue(&mut pipeline, &context.keys, group, &changes);
+        pipeline.exec_async(&mut redis).await?;
+    }
+    Ok(Claimed { works, full, next: due.next })
+}
+
+/// Makes sure that every endpoint that entries name is known, reading the record once if one is new.
+async fn know_targets(context: &Context, entries: &[Entry]) -> anyhow::Result<()> {
+    let unknown = |id: &EndpointId| context.recipients.get(*id).is_none();
+    if entries.iter().any(|entry| entry.targets.iter().any(unknown)) {
+        context.recipients.refresh().await?;
+    }
+    Ok(())
+}
+
+/// The events of these ids, from the cache or the log; those that are gone are left out.
+async fn bring(context: &Context, ids: &[EventId]) -> anyhow::Result<HashMap<EventId, Arc<Event>>> {
+    let mut events = HashMap::with_capacity(ids.len());
+    let mut missing = Vec::new();
+    for id in ids {
+        match context.cache.get(*id) {
+            Some(event) => {
+                events.insert(*id, event);
+            }
+            None => missing.push(*id),
+        }
+    }
+    if !missing.is_empty() {
+        for row in tail::fetch(&context.pool, &missing).await? {
+            if let Some(event) = Event::new(&row).map(Arc::new) {
+                context.cache.insert(Arc::clone(&event));
+                events.insert(event.id, event);
+            }
+        }
+    }
+    Ok(events)
+}

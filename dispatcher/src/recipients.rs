@@ -1,0 +1,139 @@
+//! Endpoints as they are sent to: a copy of the record, refreshed when the topology changes.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use eventrail_core::db::recipient::{self, Recipient, State};
+use eventrail_core::db::topology;
+use eventrail_core::group::GroupName;
+use eventrail_core::ids::EndpointId;
+use eventrail_core::retry::RetryPolicy;
+use eventrail_core::signature::SigningKey;
+use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
+use sqlx::PgPool;
+
+/// An endpoint with all that does not change from one delivery to the next.
+pub(crate) struct Target {
+    pub(crate) id: EndpointId,
+    pub(crate) group_id: i64,
+    pub(crate) group: GroupName,
+    pub(crate) url: reqwest::Url,
+    pub(crate) headers: HeaderMap,
+    pub(crate) keys: Vec<SigningKey>,
+    pub(crate) timeout: Duration,
+    pub(crate) max_in_flight: u32,
+    pub(crate) policy: RetryPolicy,
+    pub(crate) state: State,
+}
+
+/// What holds where an endpoint says nothing.
+pub(crate) struct Defaults {
+    pub(crate) timeout: Duration,
+    pub(crate) max_in_flight: u32,
+    pub(crate) policy: RetryPolicy,
+}
+
+pub(crate) struct Recipients {
+    pool: PgPool,
+    defaults: Defaults,
+    version: AtomicI64,
+    held: RwLock<Held>,
+}
+
+#[derive(Default)]
+struct Held {
+    targets: HashMap<EndpointId, Arc<Target>>,
+    /// Active endpoints of each group.
+    groups: HashMap<i64, Vec<EndpointId>>,
+}
+
+impl Recipients {
+    pub(crate) fn new(pool: PgPool, defaults: Defaults) -> Self {
+        Self { pool, defaults, version: AtomicI64::new(-1), held: RwLock::default() }
+    }
+
+    pub(crate) fn get(&self, id: EndpointId) -> Option<Arc<Target>> {
+        self.held.read().unwrap_or_else(PoisonError::into_inner).targets.get(&id).cloned()
+    }
+
+    /// Calls `each` with the active endpoints of a group until it answers false.
+    pub(crate) fn each_of_group(&self, group_id: i64, each: impl FnMut(&EndpointId) -> bool) {
+        let held = self.held.read().unwrap_or_else(PoisonError::into_inner);
+        let mut each = each;
+        for id in held.groups.get(&group_id).into_iter().flatten() {
+            if !each(id) {
+                break;
+            }
+        }
+    }
+
+    pub(crate) fn active_in_group(&self, group_id: i64) -> usize {
+        let held = self.held.read().unwrap_or_else(PoisonError::into_inner);
+        held.groups.get(&group_id).map_or(0, Vec::len)
+    }
+
+    /// Reads what has changed since the last time.
+    ///
+    /// # Errors
+    /// PostgreSQL is away, or holds a row that cannot be read.
+    pub(crate) async fn refresh(&self) -> anyhow::Result<()> {
+        let known = self.version.load(Ordering::Acquire);
+        let version = topology::version(&self.pool).await?;
+        if version == known {
+            return Ok(());
+        }
+        // A restored backup has an older version than ours: read everything again.
+        let since = if version < known { -1 } else { known };
+        let changed = recipient::changed_since(&self.pool, since).await?;
+        let mut held = self.held.write().unwrap_or_else(PoisonError::into_inner);
+        for recipient in changed {
+            let target = Arc::new(self.target(&recipient)?);
+            held.place(target);
+        }
+        self.version.store(version, Ordering::Release);
+        Ok(())
+    }
+
+    fn target(&self, recipient: &Recipient) -> anyhow::Result<Target> {
+        let mut headers = HeaderMap::new();
+        for (name, value) in recipient.headers.iter() {
+            let mut value = HeaderValue::from_str(value)?;
+            value.set_sensitive(true);
+            headers.insert(HeaderName::from_bytes(name.as_bytes())?, value);
+        }
+        let policy = match &recipient.group_retry {
+            Some(group) => group.apply(&self.defaults.policy),
+            None => self.defaults.policy.clone(),
+        };
+        let policy = recipient.retry.as_ref().map_or_else(|| policy.clone(), |own| own.apply(&policy));
+        Ok(Target {
+            id: recipient.id,
+            group_id: recipient.group_id,
+            group: recipient.group.clone(),
+            url: recipient.url.url().clone(),
+            headers,
+            keys: recipient.secrets.iter().map(SigningKey::new).collect(),
+            timeout: recipient.timeout.unwrap_or(self.defaults.timeout),
+            max_in_flight: recipient.max_in_flight.unwrap_or(self.defaults.max_in_flight),
+            policy,
+            state: recipient.state,
+        })
+    }
+}
+
+impl Held {
+    fn place(&mut self, target: Arc<Target>) {
+        let group = self.groups.entry(target.group_id).or_default();
+        group.retain(|id| *id != target.id);
+        match target.state {
+            State::Active => group.push(target.id),
+            State::Disabled => {}
+            State::Deleted => {
+                // Kept as a tombstone: entries that name it owe nothing, without asking the record again.
+            }
+        }
+        self.targets.insert(target.id, target);
+    }
+}

@@ -1,0 +1,283 @@
+//! Record, then settle. Outcomes are written to PostgreSQL in batches (while one commits, the next gathers),
+//! and only after the commit are stream entries deleted, retries scheduled and dead letters shown in Redis.
+//! A crash between any two steps repeats work and loses nothing: the outcome is looked up again.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use chrono::{DateTime, Utc};
+use eventrail_core::db::delivery::{self, Record, Recorded, Status};
+use eventrail_core::db::recipient;
+use eventrail_core::group::GroupName;
+use eventrail_core::metrics as names;
+use eventrail_core::rail::schedule::{self, Change, HORIZON, Member};
+use eventrail_core::rail::{dead_letters, intake};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use crate::prepare::Context;
+use crate::work::{HeldEntry, Origin};
+
+/// Outcomes in one commit.
+const BATCH: usize = 500;
+/// Batches that may wait for Redis while the next one commits.
+const SETTLE_QUEUE: usize = 4;
+
+/// What the intake hands over.
+pub(crate) enum Item {
+    /// An outcome: record it, then settle what it came from.
+    Record { record: Box<Record>, group: GroupName, origin: Origin, gone: bool },
+    /// A due retry that found no room: it comes back at this time. Its row stays as it is.
+    Later { member: Member, group_id: i64, group: GroupName, at: DateTime<Utc> },
+    /// A member of the retry ZSET that must not be tried for now.
+    Unschedule { member: Member, group: GroupName },
+    /// A target of an entry that is in hand twice: the other one records it.
+    Skip { origin: Origin },
+}
+
+/// What the intake hears back.
+pub(crate) enum Settled {
+    Released {
+        members: Vec<Member>,
+        entries: Vec<(Arc<str>, i64)>,
+    },
+    /// The group has a retry that is due at this time.
+    Scheduled {
+        group_id: i64,
+        group: GroupName,
+        due: DateTime<Utc>,
+    },
+}
+
+/// An item whose outcome is committed, with the row as it is now.
+struct Committed {
+    item: Item,
+    row: Option<Recorded>,
+}
+
+/// Records until all senders of `items` are gone, or `give_up` is cancelled while PostgreSQL is away.
+pub(crate) async fn run_recorder(
+    context: Arc<Context>,
+    mut items: mpsc::UnboundedReceiver<Item>,
+    settled: mpsc::UnboundedSender<Settled>,
+    give_up: CancellationToken,
+) {
+    let (to_settle, settling) = mpsc::channel(SETTLE_QUEUE);
+    let record = async {
+        let mut batch = Vec::with_capacity(BATCH);
+        let mut rest = Vec::new();
+        loop {
+            batch.append(&mut rest);
+            if batch.is_empty() && items.recv_many(&mut batch, BATCH).await == 0 {
+                break;
+            }
+            rest = split_repeated(&mut batch);
+            let Some(committed) = commit(&context, std::mem::take(&mut batch), &give_up).await else { break };
+            if to_settle.send(committed).await.is_err() {
+                break;
+            }
+        }
+        drop(to_settle);
+    };
+    tokio::join!(record, run_settler(&context, settling, settled));
+}
+
+/// Leaves in the batch at most one record for each delivery; answers the others.
+fn split_repeated(batch: &mut Vec<Item>) -> Vec<Item> {
+    let mut seen = HashSet::with_capacity(batch.len());
+    let (first, repeated) = std::mem::take(batch).into_iter().partition(|item| match item {
+        Item::Record { record, .. } => seen.insert((record.event_id, record.endpoint_id)),
+        _ => true,
+    });
+    *batch = first;
+    repeated
+}
+
+/// Commits a batch, however often PostgreSQL must be asked; `None` once told to give up.
+async fn commit(context: &Context, items: Vec<Item>, give_up: &CancellationToken) -> Option<Vec<Committed>> {
+    let mut records: Vec<Record> = items
+        .iter()
+        .filter_map(|item| match item {
+            Item::Record { record, .. } => Some(Record::clone(record)),
+            _ => None,
+        })
+        .collect();
+    let mut rows: HashMap<Member, Recorded> = HashMap::new();
+    if !records.is_empty() {
+        metrics::histogram!(names::RECORD_BATCH_OUTCOMES).record(records.len() as f64);
+        let mut pause = Duration::from_millis(50);
+        let recorded = loop {
+            let started = Instant::now();
+            match delivery::record(&context.pool, &mut records).await {
+                Ok(recorded) => {
+                    metrics::histogram!(names::RECORD_COMMIT_SECONDS).record(started.elapsed().as_secs_f64());
+                    break recorded;
+                }
+                Err(error) => {
+                    tracing::warn!(outcomes = records.len(), %error, "outcomes not recorded yet; trying again");
+                    let told = give_up.run_until_cancelled(tokio::time::sleep(pause)).await;
+                    told?;
+                    pause = (pause * 2).min(Duration::from_secs(2));
+                }
+            }
+        };
+        for row in recorded {
+            rows.insert(Member { event_id: row.event_id, endpoint_id: row.endpoint_id }, row);
+        }
+    }
+    let mut committed = Vec::with_capacity(items.len());
+    for item in items {
+        let row = match &item {
+            Item::Record { record, gone, .. } => {
+                metrics::counter!(names::DELIVERIES, "status" => record.status.as_str()).increment(1);
+                if *gone {
+                    disable(context, record).await;
+                }
+                rows.remove(&Member { event_id: record.event_id, endpoint_id: record.endpoint_id })
+            }
+            _ => None,
+        };
+        committed.push(Committed { item, row });
+    }
+    Some(committed)
+}
+
+/// The endpoint answered 410. If this fails, its next delivery is answered 410 as well.
+async fn disable(context: &Context, record: &Record) {
+    match recipient::disable_gone(&context.pool, record.endpoint_id).await {
+        Ok(true) => {
+            tracing::warn!(endpoint.id = %record.endpoint_id, "endpoint disabled: it answered 410 Gone")
+        }
+        Ok(false) => {}
+        Err(error) => tracing::warn!(endpoint.id = %record.endpoint_id, %error, "endpoint not disabled yet"),
+    }
+    if let Err(error) = context.recipients.refresh().await {
+        tracing::debug!(%error, "endpoints not refreshed yet");
+    }
+}
+
+async fn run_settler(
+    context: &Context,
+    mut batches: mpsc::Receiver<Vec<Committed>>,
+    settled: mpsc::UnboundedSender<Settled>,
+) {
+    while let Some(batch) = batches.recv().await {
+        let plan = Plan::of(&batch);
+        let mut pipeline = redis::pipe();
+        pipeline.ignore_errors();
+        for (stream, ids) in &plan.entries {
+            intake::queue_settle(&mut pipeline, stream, ids);
+        }
+        for (group, changes) in &plan.changes {
+            schedule::queue(&mut pipeline, &context.keys, group, changes);
+        }
+        for (group, letter) in &plan.letters {
+            dead_letters::queue(&mut pipeline, &context.keys, group, letter);
+        }
+        if !pipeline.is_empty()
+            && let Err(error) = pipeline.exec_async(&mut context.redis.clone()).await
+        {
+            // Entries stay pending and are found settled when they are read again; the loader adds retries.
+            tracing::warn!(%error, "outcomes recorded, but Redis not settled; it will be");
+        }
+        for (group, (group_id, due)) in plan.due {
+            let _ = settled.send(Settled::Scheduled { group_id, group, due });
+        }
+        let _ = settled.send(Settled::Released { members: plan.members, entries: plan.released });
+    }
+}
+
+/// What a batch of committed outcomes means for Redis.
+#[derive(Default)]
+struct Plan {
+    entries: HashMap<Arc<str>, Vec<String>>,
+    changes: HashMap<GroupName, Vec<Change>>,
+    letters: Vec<(GroupName, dead_letters::DeadLetter)>,
+    due: HashMap<GroupName, (i64, DateTime<Utc>)>,
+    members: Vec<Member>,
+    released: Vec<(Arc<str>, i64)>,
+}
+
+impl Plan {
+    fn of(batch: &[Committed]) -> Self {
+        let mut plan = Self::default();
+        let horizon = Utc::now() + HORIZON;
+        for Committed { item, row } in batch {
+            match item {
+                Item::Record { record, group, origin, .. } => {
+                    let member = Member { event_id: record.event_id, endpoint_id: record.endpoint_id };
+                    plan.members.push(member);
+                    plan.target_done(origin);
+                    // An outcome that the row did not take (a higher ask came, or it was final) changes nothing.
+                    let taken =
+                        row.as_ref().filter(|row| row.ask == record.ask && row.status == record.status);
+                    match (record.status, taken, record.next_attempt_at) {
+                        (Status::Pending | Status::Retrying, Some(_), Some(at)) if at <= horizon => {
+                            plan.schedule(record.group_id, group, member, at);
+                        }
+                        (Status::Pending | Status::Retrying, Some(_), _) => plan.unschedule(group, member),
+                        (Status::Dead, Some(row), _) => {
+                            plan.letters.push((group.clone(), letter(record, row)));
+                            plan.unschedule_retried(group, member, origin);
+                        }
+                        _ if row.is_some_and(|row| row.status.waits()) => {}
+                        _ => plan.unschedule_retried(group, member, origin),
+                    }
+                }
+                Item::Later { member, group_id, group, at } => {
+                    plan.members.push(*member);
+                    plan.schedule(*group_id, group, *member, *at);
+                }
+                Item::Unschedule { member, group } => {
+                    plan.members.push(*member);
+                    plan.unschedule(group, *member);
+                }
+                Item::Skip { origin } => plan.target_done(origin),
+            }
+        }
+        plan
+    }
+
+    fn target_done(&mut self, origin: &Origin) {
+        if let Origin::Live(entry) | Origin::CatchUp(entry) = origin
+            && HeldEntry::one_done(entry)
+        {
+            self.entries.entry(Arc::clone(&entry.stream)).or_default().push(format!("{}-0", entry.position));
+            self.released.push((Arc::clone(&entry.stream), entry.position));
+        }
+    }
+
+    fn schedule(&mut self, group_id: i64, group: &GroupName, member: Member, at: DateTime<Utc>) {
+        self.changes.entry(group.clone()).or_default().push(Change::Set(member, at));
+        let due = self.due.entry(group.clone()).or_insert((group_id, at));
+        due.1 = due.1.min(at);
+    }
+
+    fn unschedule(&mut self, group: &GroupName, member: Member) {
+        self.changes.entry(group.clone()).or_default().push(Change::Remove(member));
+    }
+
+    fn unschedule_retried(&mut self, group: &GroupName, member: Member, origin: &Origin) {
+        if matches!(origin, Origin::Retry) {
+            self.unschedule(group, member);
+        }
+    }
+}
+
+fn letter(record: &Record, row: &Recorded) -> dead_letters::DeadLetter {
+    let attempt = record.attempt.as_ref();
+    let status = attempt.and_then(|attempt| attempt.status_code).map(|code| code.to_string());
+    let parts = [
+        record.last_error.map(ToOwned::to_owned),
+        status,
+        attempt.and_then(|attempt| attempt.error_detail.clone()),
+    ];
+    dead_letters::DeadLetter {
+        event_id: record.event_id,
+        endpoint_id: record.endpoint_id,
+        attempts: row.attempt_count,
+        last_error: parts.into_iter().flatten().collect::<Vec<_>>().join(" "),
+        at: Utc::now(),
+    }
+}

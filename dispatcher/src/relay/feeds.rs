@@ -1,0 +1,195 @@
+//! What the relay knows of each feed while it leads. All of it is a guess that Redis confirms or refuses.
+
+use std::time::Instant;
+
+use eventrail_core::db::tail::{LoggedEvent, Place};
+use eventrail_core::db::topology::Feed;
+use eventrail_core::ids::EndpointId;
+use eventrail_core::rail::entry::Entry;
+use eventrail_core::rail::keys::Keys;
+use eventrail_core::rail::ready::{FeedKind, FeedRef, Hint};
+use eventrail_core::rail::stream::Standing;
+use uuid::Uuid;
+
+pub(super) struct FeedState {
+    pub(super) feed: Feed,
+    pub(super) stream: String,
+    /// Whether the stream was compared with the record since this relay took over or was last refused.
+    pub(super) known: bool,
+    /// Up to here the log was read for this feed; the entries found are appended or in `waiting`.
+    pub(super) scanned: i64,
+    pub(super) floor: Uuid,
+    /// Position of the last entry appended; `None` where there is no stream yet.
+    pub(super) tail: Option<i64>,
+    /// Entries that the stream had no room for.
+    pub(super) waiting: Vec<Entry>,
+    /// The stream was full: not before this time again.
+    pub(super) full_until: Option<Instant>,
+    /// The stream may hold entries: the settle pass looks at it.
+    pub(super) dirty: bool,
+    /// The settled position in the record, as far as known.
+    pub(super) settled: i64,
+}
+
+/// What a settle pass saw.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Seen {
+    /// The stream is not as this relay left it: it must be compared again before anything is concluded.
+    NotOurs,
+    /// All up to this position is settled.
+    Settled { position: i64, entries: u64 },
+}
+
+impl FeedState {
+    pub(super) fn new(feed: Feed, keys: &Keys) -> Self {
+        let stream = if feed.live {
+            keys.live_stream(&feed.group, feed.epoch)
+        } else {
+            keys.feed_stream(&feed.group, feed.id, feed.epoch)
+        };
+        Self {
+            stream,
+            known: false,
+            scanned: feed.settled_position,
+            floor: Uuid::nil(),
+            tail: None,
+            waiting: Vec::new(),
+            full_until: None,
+            dirty: true,
+            settled: feed.settled_position,
+            feed,
+        }
+    }
+
+    /// Takes up from where stream and record stand (DESIGN, start and rebuild).
+    pub(super) fn resume(&mut self, settled: i64, standing: Option<&Standing>) {
+        self.known = true;
+        self.settled = settled;
+        self.tail = standing.map(|standing| standing.tail);
+        self.scanned = self.tail.unwrap_or(0).max(settled);
+        self.floor = Uuid::nil();
+        self.waiting.clear();
+        self.full_until = None;
+        self.dirty = true;
+    }
+
+    /// Where this feed ends, if that is before `position`.
+    pub(super) fn until(&self, position: i64) -> i64 {
+        self.feed.to_position.map_or(position, |end| end.min(position))
+    }
+
+    pub(super) fn place(&self) -> Place {
+        Place { position: self.scanned, floor: self.floor }
+    }
+
+    /// Notes an event for this feed; events at or below what was scanned are passed over.
+    pub(super) fn offer(&mut self, event: &LoggedEvent, targets: Vec<EndpointId>) {
+        let past_end = self.feed.to_position.is_some_and(|end| event.position > end);
+        if event.position <= self.scanned || past_end || targets.is_empty() {
+            return;
+        }
+        self.waiting.push(Entry { position: event.position, event_id: event.id, targets });
+    }
+
+    /// The log was read for this feed up to here.
+    pub(super) fn scanned_to(&mut self, place: Place) {
+        if place.position > self.scanned {
+            self.scanned = place.position;
+            self.floor = self.floor.max(place.floor);
+        }
+    }
+
+    /// Whether the feed may be read for on its own, having fallen behind the head.
+    pub(super) fn lags(&self, head: i64) -> bool {
+        self.known && self.waiting.is_empty() && self.scanned < self.until(head)
+    }
+
+    /// What the stream's standing tells, compared with how this relay left it.
+    pub(super) fn judge(&self, standing: Option<&Standing>) -> Seen {
+        if standing.map(|standing| standing.tail) != self.tail {
+            return Seen::NotOurs;
+        }
+        let entries = standing.map_or(0, |standing| standing.length);
+        let position = match standing.and_then(|standing| standing.first) {
+            Some(first) => first - 1,
+            None => self.waiting.first().map_or(self.scanned, |entry| entry.position - 1),
+        };
+        Seen::Settled { position: position.max(self.settled), entries }
+    }
+
+    /// Whether a feed with an end has delivered all of it.
+    pub(super) fn is_complete(&self, settled: i64) -> bool {
+        self.feed.to_position.is_some_and(|end| settled >= end)
+    }
+
+    pub(super) fn hint(&self) -> Hint {
+        Hint::Entries(FeedRef {
+            feed_id: self.feed.id,
+            kind: if self.feed.live { FeedKind::Live } else { FeedKind::CatchUp },
+            group_id: self.feed.group_id,
+            group: self.feed.group.clone(),
+            ask: self.feed.ask,
+            endpoint_id: self.feed.endpoint_id,
+            stream: self.stream.clone(),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn state() -> FeedState {
+        let feed = Feed {
+            id: 1,
+            group_id: 1,
+            group: "orders".parse().unwrap(),
+            live: true,
+            epoch: 0,
+            ask: 1,
+            endpoint_id: None,
+            to_position: None,
+            settled_position: 100,
+        };
+        FeedState::new(feed, &Keys::new("t"))
+    }
+
+    fn standing(tail: i64, first: Option<i64>) -> Standing {
+        Standing { tail, tail_event: None, length: u64::from(first.is_some()), first }
+    }
+
+    #[test]
+    fn a_rebuild_begins_at_the_settled_position_or_at_the_tail_if_that_is_further() {
+        let mut feed = state();
+        feed.resume(100, None);
+        assert_eq!((feed.scanned, feed.tail), (100, None));
+        feed.resume(100, Some(&standing(150, Some(120))));
+        assert_eq!((feed.scanned, feed.tail), (150, Some(150)));
+        feed.resume(100, Some(&standing(80, None)));
+        assert_eq!((feed.scanned, feed.tail), (100, Some(80)));
+    }
+
+    #[test]
+    fn nothing_is_settled_from_a_stream_that_another_has_moved() {
+        let mut feed = state();
+        feed.resume(100, Some(&standing(150, None)));
+        assert_eq!(feed.judge(Some(&standing(160, None))), Seen::NotOurs);
+        assert_eq!(feed.judge(Some(&standing(140, None))), Seen::NotOurs);
+        assert_eq!(feed.judge(None), Seen::NotOurs);
+    }
+
+    #[test]
+    fn the_settled_position_is_before_the_first_entry_or_where_the_scan_stands() {
+        let mut feed = state();
+        feed.resume(100, Some(&standing(150, None)));
+        feed.scanned = 170;
+        assert_eq!(feed.judge(Some(&standing(150, Some(140)))), Seen::Settled { position: 139, entries: 1 });
+        assert_eq!(feed.judge(Some(&standing(150, None))), Seen::Settled { position: 170, entries: 0 });
+        feed.waiting.push(Entry {
+            position: 160,
+            event_id: eventrail_core::ids::EventId::generate(),
+            targets: vec![],
+        });
+        assert_eq!(feed.judge(Some(&standing(150, None))), Seen::Settled { position: 159, entries: 0 });
+    }
+}

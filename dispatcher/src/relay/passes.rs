@@ -1,0 +1,153 @@
+//! What the leading relay does once a second: settled positions, parking, due retries, streams of feeds
+//! that ended. Each pass can be cut at any point and begun again.
+
+use std::time::{Duration, Instant};
+
+use eventrail_core::db::{feed, parking, topology};
+use eventrail_core::metrics as names;
+use eventrail_core::rail::keys::Keys;
+use eventrail_core::rail::{ready, stream};
+use futures_util::future::join_all;
+
+use super::Relay;
+use super::feeds::{FeedState, Seen};
+
+/// How often the cursors of feeds without entries are written.
+const IDLE_SETTLE_EVERY: Duration = Duration::from_secs(15);
+
+impl Relay {
+    pub(super) async fn passes(&mut self) -> anyhow::Result<()> {
+        self.settle().await?;
+        self.park().await?;
+        let hints = self.loader.load(&self.pool, &mut self.redis, &self.config.keys).await?;
+        for hint in &hints {
+            let _ = self.hints.send(hint.clone());
+        }
+        ready::publish(&mut self.redis, &self.config.keys.ready(), &hints).await?;
+        self.delete_closed().await
+    }
+
+    /// Looks at every stream that may hold entries: stores what is settled, rings for what is not, and
+    /// notices a stream that was flushed or rolled back while nothing was appended.
+    async fn settle(&mut self) -> anyhow::Result<()> {
+        let redis = &self.redis;
+        let dirty = self.feeds.values().filter(|feed| feed.known && feed.dirty).map(|state| {
+            let (mut redis, stream, id) = (redis.clone(), state.stream.clone(), state.feed.id);
+            async move { (id, stream::inspect(&mut redis, &stream).await) }
+        });
+        let (mut settled, mut hints, mut complete) = (Vec::new(), Vec::new(), Vec::new());
+        for (id, standing) in join_all(dirty).await {
+            let standing = standing?;
+            let Some(state) = self.feeds.get_mut(&id) else { continue };
+            match state.judge(standing.as_ref()) {
+                Seen::NotOurs => {
+                    tracing::info!(feed.id = id, feed.group = %state.feed.group,
+                        "the stream is not as it was left: it is compared with the record again");
+                    state.known = false;
+                }
+                Seen::Settled { position, entries } => {
+                    if state.feed.live {
+                        metrics::gauge!(names::FEED_STREAM_ENTRIES, "group" => state.feed.group.to_string())
+                            .set(entries as f64);
+                        let lag = (self.head.position - position).max(0);
+                        metrics::gauge!(names::FEED_LAG_EVENTS, "group" => state.feed.group.to_string())
+                            .set(lag as f64);
+                    }
+                    state.dirty = entries > 0 || !state.waiting.is_empty() || !state.feed.live;
+                    if entries > 0 {
+                        hints.push(state.hint());
+                    }
+                    if position > state.settled {
+                        settled.push(cursor(state, position));
+                    }
+                    if state.is_complete(position) {
+                        complete.push((id, state.feed.epoch, state.stream.clone()));
+                    }
+                }
+            }
+        }
+        if Instant::now() >= self.next_idle_settle {
+            self.next_idle_settle = Instant::now() + IDLE_SETTLE_EVERY;
+            let idle = |feed: &&FeedState| feed.known && !feed.dirty && feed.scanned > feed.settled;
+            settled.extend(self.feeds.values().filter(idle).map(|state| cursor(state, state.scanned)));
+        }
+        feed::settle(&self.pool, self.incarnation, &settled).await?;
+        for cursor in settled {
+            if let Some(state) = self.feeds.get_mut(&cursor.id) {
+                state.settled = cursor.settled_position;
+            }
+        }
+        for (id, epoch, stream) in complete {
+            // The stream first: a feed without one is rebuilt, a stream without a feed would stay for ever.
+            stream::delete(&mut self.redis, &[stream]).await?;
+            feed::finish(&self.pool, id, epoch).await?;
+            tracing::info!(feed.id = id, "feed delivered all of its interval");
+        }
+        for hint in &hints {
+            let _ = self.hints.send(hint.clone());
+        }
+        ready::publish(&mut self.redis, &self.config.keys.ready(), &hints).await?;
+        Ok(())
+    }
+
+    /// Parks endpoints past the deferral bound and disabled ones, from where their live feed was read to;
+    /// brings back those that have recovered. Only the relay does this, between two of its reads.
+    async fn park(&mut self) -> anyhow::Result<()> {
+        for endpoint in parking::to_park(&self.pool).await? {
+            let live =
+                self.feeds.values().find(|state| state.feed.live && state.feed.group_id == endpoint.group_id);
+            let Some(state) = live.filter(|state| state.known) else { continue };
+            tracing::warn!(endpoint.id = %endpoint.endpoint_id, feed.group = %state.feed.group,
+                endpoint.disabled, from = state.scanned, "endpoint parked: its backlog stays in the log");
+            parking::park(&self.pool, state.feed.id, state.feed.epoch, state.scanned, &endpoint).await?;
+        }
+        let brought_back = parking::unpark(&self.pool).await?;
+        if brought_back > 0 {
+            tracing::info!(
+                endpoints = brought_back,
+                "endpoints brought back; catch-up feeds bring what they missed"
+            );
+        }
+        metrics::gauge!(names::ENDPOINTS_PARKED).set(parking::count(&self.pool).await? as f64);
+        Ok(())
+    }
+
+    /// Deletes the streams of feeds that have ended or begun a new epoch.
+    pub(super) async fn delete_streams(&mut self, gone: Vec<FeedState>) -> anyhow::Result<()> {
+        let streams: Vec<String> = gone.into_iter().map(|state| state.stream).collect();
+        stream::delete(&mut self.redis, &streams).await?;
+        Ok(())
+    }
+
+    /// Deletes the streams of groups that were deleted, also while no relay ran.
+    async fn delete_closed(&mut self) -> anyhow::Result<()> {
+        let closed = feed::closed(&self.pool).await?;
+        if closed.is_empty() {
+            return Ok(());
+        }
+        let keys = &self.config.keys;
+        let streams: Vec<String> = closed
+            .iter()
+            .map(|feed| match feed.live {
+                true => keys.live_stream(&feed.group, feed.epoch),
+                false => keys.feed_stream(&feed.group, feed.id, feed.epoch),
+            })
+            .collect();
+        stream::delete(&mut self.redis, &streams).await?;
+        let ids: Vec<i64> = closed.iter().map(|feed| feed.id).collect();
+        feed::mark_deleted(&self.pool, &ids).await?;
+        Ok(())
+    }
+}
+
+fn cursor(state: &FeedState, position: i64) -> feed::Cursor {
+    feed::Cursor { id: state.feed.id, epoch: state.feed.epoch, settled_position: position }
+}
+
+/// The stream of the epoch before a feed's own.
+pub(super) fn previous_stream(keys: &Keys, feed: &topology::Feed) -> String {
+    match feed.live {
+        true => keys.live_stream(&feed.group, feed.epoch - 1),
+        false => keys.feed_stream(&feed.group, feed.id, feed.epoch - 1),
+    }
+}

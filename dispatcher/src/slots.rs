@@ -1,0 +1,116 @@
+//! What the intake remembers of each stream and each group's retries.
+
+use std::time::{Duration, Instant};
+
+use eventrail_core::group::GroupName;
+use eventrail_core::rail::entry::Read;
+use eventrail_core::rail::intake::From;
+use eventrail_core::rail::ready::FeedRef;
+
+/// A stream that was not rung for this long is forgotten.
+const FORGET_AFTER: Duration = Duration::from_secs(10);
+
+pub(crate) struct FeedSlot {
+    pub(crate) feed: FeedRef,
+    /// A read is under way.
+    pub(crate) reading: bool,
+    /// Entries whose outcomes are being looked up.
+    pub(crate) preparing: usize,
+    /// Counts hints, so that one that comes during a read is not lost.
+    pub(crate) rung: u64,
+    pub(crate) next_take_over: Instant,
+    pub(crate) next_recover: Instant,
+    ready: bool,
+    rung_at: Instant,
+    /// Own pending entries are to be read from here before any new one.
+    own_from: Option<String>,
+    not_before: Instant,
+}
+
+impl FeedSlot {
+    pub(crate) fn new(feed: FeedRef, now: Instant) -> Self {
+        Self {
+            feed,
+            reading: false,
+            preparing: 0,
+            rung: 0,
+            next_take_over: now,
+            next_recover: now + Duration::from_secs(10),
+            ready: true,
+            rung_at: now,
+            own_from: None,
+            not_before: now,
+        }
+    }
+
+    pub(crate) fn ring(&mut self, now: Instant) {
+        self.rung += 1;
+        self.rung_at = now;
+        self.ready = true;
+    }
+
+    pub(crate) fn wants_reading(&self, now: Instant) -> bool {
+        !self.reading && (self.ready || self.own_from.is_some()) && self.not_before <= now
+    }
+
+    pub(crate) fn from(&self) -> From {
+        self.own_from.clone().map_or(From::New, From::Own)
+    }
+
+    /// Own pending entries are to be read again, from this time on.
+    pub(crate) fn recover(&mut self, at: Instant) {
+        self.own_from = Some("0".into());
+        self.not_before = at;
+    }
+
+    /// Notes what a read of up to `count` entries answered; `rung` is the count of hints when it began.
+    pub(crate) fn has_read(&mut self, from: &From, reads: &[Read], rung: u64, count: usize) {
+        match from {
+            From::Own(_) => {
+                self.own_from = reads.last().filter(|_| reads.len() >= count).map(id_of);
+            }
+            From::New if reads.len() < count && rung == self.rung => self.ready = false,
+            From::New => {}
+        }
+    }
+
+    pub(crate) fn is_forgotten(&self, now: Instant) -> bool {
+        !self.reading && self.preparing == 0 && now.duration_since(self.rung_at) > FORGET_AFTER
+    }
+}
+
+fn id_of(read: &Read) -> String {
+    match read {
+        Read::Entry(entry) => entry.stream_id(),
+        Read::Void { id } => id.clone(),
+    }
+}
+
+pub(crate) struct RetrySlot {
+    pub(crate) group: GroupName,
+    pub(crate) claiming: bool,
+    due: Option<Instant>,
+}
+
+impl RetrySlot {
+    pub(crate) fn new(group: GroupName) -> Self {
+        Self { group, claiming: false, due: None }
+    }
+
+    pub(crate) fn due_by(&mut self, at: Instant) {
+        self.due = Some(self.due.map_or(at, |due| due.min(at)));
+    }
+
+    pub(crate) fn is_due(&self, now: Instant) -> bool {
+        !self.claiming && self.due.is_some_and(|due| due <= now)
+    }
+
+    pub(crate) fn begin_claim(&mut self) {
+        self.claiming = true;
+        self.due = None;
+    }
+
+    pub(crate) fn is_idle(&self) -> bool {
+        !self.claiming && self.due.is_none()
+    }
+}

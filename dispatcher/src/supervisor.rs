@@ -1,0 +1,276 @@
+//! What runs in a dispatcher, and how it stops: first no new work, then what is under way is finished up to a
+//! deadline and recorded, then the consumer signs off, so that others take over at once what was left.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use eventrail_core::config::{DispatcherConfig, StoreConfig};
+use eventrail_core::db::{self, tail};
+use eventrail_core::egress::EgressPolicy;
+use eventrail_core::rail::keys::Keys;
+use eventrail_core::rail::ready::Hint;
+use eventrail_core::rail::{self, intake as consumer};
+use futures_util::StreamExt as _;
+use metrics_exporter_prometheus::PrometheusHandle;
+use redis::aio::ConnectionManager;
+use sqlx::PgPool;
+use tokio::sync::{Notify, mpsc};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::deliver::Courier;
+use crate::event::EventCache;
+use crate::intake::{CLAIM_AFTER, Intake};
+use crate::prepare::{Context, RETRY_LEASE};
+use crate::recipients::{Defaults, Recipients};
+use crate::relay::{Relay, RelayConfig, Step};
+use crate::{http_client, probes, record};
+
+/// A consumer that has not said so for this long is taken for dead.
+const ALIVE: Duration = Duration::from_secs(4);
+const ANNOUNCE_EVERY: Duration = Duration::from_secs(1);
+const REFRESH_EVERY: Duration = Duration::from_millis(500);
+/// Events kept to be sent, in bytes.
+const CACHE_BYTES: usize = 32 << 20;
+/// After the attempts: time for the recorder to write what they brought.
+const RECORD_DEADLINE: Duration = Duration::from_secs(5);
+
+/// All that a dispatcher is told.
+pub struct Settings {
+    pub store: StoreConfig,
+    pub dispatcher: DispatcherConfig,
+    pub egress: EgressPolicy,
+    /// For `DISPATCHER_LISTEN`.
+    pub metrics: PrometheusHandle,
+}
+
+/// Runs relay and delivery until `stop` is cancelled and all is drained. PostgreSQL and Redis may be away:
+/// it goes on when they are back.
+///
+/// # Errors
+/// A setting is unusable, or a part of the dispatcher ended that must not.
+pub async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<()> {
+    let config = &settings.dispatcher;
+    config.validate()?;
+    assert!(
+        CLAIM_AFTER >= 3 * (RETRY_LEASE),
+        "entries are taken over only from those who can't hold them any more"
+    );
+    let name = format!("{}@{}-{}", config.consumer_name, host(), std::process::id());
+    let pool =
+        db::pool(db::connect_options(&settings.store.database_url, &name).context("DATABASE_URL")?, 10);
+    let client = rail::client(&settings.store.redis_url).context("REDIS_URL")?;
+    let redis = rail::connection(&client)?;
+    rail::check_policy(&mut redis.clone()).await?;
+    let keys = Keys::new(&settings.store.redis_prefix);
+    let cache = Arc::new(EventCache::new(CACHE_BYTES));
+    let egress = Arc::new(settings.egress);
+    let context = Arc::new(Context {
+        pool: pool.clone(),
+        redis: redis.clone(),
+        keys: keys.clone(),
+        consumer: name.clone(),
+        recipients: Recipients::new(
+            pool.clone(),
+            Defaults {
+                timeout: config.attempt_timeout(),
+                max_in_flight: config.max_in_flight,
+                policy: config.retry_policy(),
+            },
+        ),
+        cache: Arc::clone(&cache),
+        courier: Courier {
+            client: http_client::build(Arc::clone(&egress))?,
+            egress,
+            longest_retry_after: Duration::from_millis(config.max_backoff_ms),
+        },
+    });
+    tracing::info!(consumer = %name, "dispatcher starts");
+
+    let (hint_sender, hints) = mpsc::unbounded_channel();
+    let (items, item_receiver) = mpsc::unbounded_channel();
+    let (settled_sender, settled) = mpsc::unbounded_channel();
+    let bell = Arc::new(Notify::new());
+    let relay = Relay::new(
+        pool.clone(),
+        redis.clone(),
+        RelayConfig { holder: name.clone(), window: config.stream_window, keys: keys.clone() },
+        hint_sender.clone(),
+        cache,
+    );
+    let give_up = CancellationToken::new();
+    let intake = Intake::new(Arc::clone(&context), config.max_in_flight as usize, items);
+    let drain = config.attempt_timeout().min(Duration::from_secs(20)) + Duration::from_secs(1);
+
+    // The helpers end by themselves at the stop; relay, intake and recorder in this order after it.
+    let mut helpers = JoinSet::new();
+    helpers.spawn(listen(client, keys.clone(), Arc::clone(&bell), hint_sender));
+    helpers.spawn(announce(redis.clone(), keys.clone(), name.clone()));
+    helpers.spawn(refresh(Arc::clone(&context)));
+    helpers.spawn(tend(pool.clone()));
+    if let Some(address) = config.dispatcher_listen {
+        let (pool, stop) = (pool.clone(), stop.clone());
+        helpers.spawn(async move { probes::serve(address, pool, settings.metrics, stop).await });
+    }
+    let relay = tokio::spawn(lead(relay, bell, stop.clone()));
+    let mut recorder = tokio::spawn(record::run_recorder(
+        Arc::clone(&context),
+        item_receiver,
+        settled_sender,
+        give_up.clone(),
+    ));
+    let mut delivery = tokio::spawn(intake.run(hints, settled, stop.clone(), drain));
+
+    let mut failed = Ok(());
+    tokio::select! {
+        () = stop.cancelled() => {}
+        ended = &mut delivery => failed = ended.context("the intake ended"),
+        Some(ended) = helpers.join_next(), if !helpers.is_empty() => {
+            failed = match ended {
+                Ok(Err(error)) if !stop.is_cancelled() => Err(error),
+                _ => Ok(()),
+            };
+        }
+    }
+    stop.cancel();
+    if !delivery.is_finished() {
+        delivery.await.context("the intake panicked")?;
+    }
+    let recorded = tokio::select! {
+        recorded = &mut recorder => recorded,
+        () = tokio::time::sleep(RECORD_DEADLINE) => {
+            give_up.cancel();
+            recorder.await
+        }
+    };
+    recorded.context("the recorder panicked")?;
+    relay.await.context("the relay panicked")?;
+    helpers.shutdown().await;
+    if let Err(error) = consumer::sign_off(&mut redis.clone(), &keys, &name).await {
+        tracing::debug!(%error, "not signed off; the announcement runs out by itself");
+    }
+    pool.close().await;
+    tracing::info!(consumer = %name, "dispatcher stopped");
+    failed
+}
+
+/// Drives the relay.
+async fn lead(mut relay: Relay, bell: Arc<Notify>, stop: CancellationToken) {
+    let mut pause = Duration::from_millis(50);
+    while !stop.is_cancelled() {
+        let step = tokio::select! {
+            // A step that is cut leaves nothing half done: whoever leads next compares everything.
+            () = stop.cancelled() => break,
+            step = relay.step() => step,
+        };
+        let wait = match step {
+            Ok(Step::Worked) => {
+                pause = Duration::from_millis(50);
+                continue;
+            }
+            Ok(Step::Idle(wait)) => {
+                pause = Duration::from_millis(50);
+                wait
+            }
+            Err(error) => {
+                tracing::warn!(error = format!("{error:#}"), "relay step failed; all is compared again");
+                relay.forget();
+                if pause >= Duration::from_millis(400) {
+                    relay.resign().await;
+                }
+                pause = (pause * 2).min(Duration::from_secs(1));
+                tokio::select! {
+                    () = stop.cancelled() => break,
+                    () = tokio::time::sleep(pause) => {}
+                }
+                continue;
+            }
+        };
+        tokio::select! {
+            () = stop.cancelled() => break,
+            () = bell.notified() => {}
+            () = tokio::time::sleep(wait) => {}
+        }
+    }
+    relay.resign().await;
+}
+
+/// Hears the doorbell and the hints of other processes.
+async fn listen(
+    client: redis::Client,
+    keys: Keys,
+    bell: Arc<Notify>,
+    hints: mpsc::UnboundedSender<Hint>,
+) -> anyhow::Result<()> {
+    loop {
+        let heard = async {
+            let mut subscription = client.get_async_pubsub().await?;
+            subscription.subscribe(&[keys.doorbell(), keys.ready()]).await?;
+            bell.notify_one();
+            let mut messages = subscription.on_message();
+            while let Some(message) = messages.next().await {
+                if message.get_channel_name() == keys.doorbell() {
+                    bell.notify_one();
+                } else if let Ok(hint) = serde_json::from_slice(message.get_payload_bytes()) {
+                    let _ = hints.send(hint);
+                }
+            }
+            redis::RedisResult::Ok(())
+        };
+        if let Err(error) = heard.await {
+            tracing::debug!(%error, "not listening to Redis; polls go on");
+        }
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+}
+
+async fn announce(mut redis: ConnectionManager, keys: Keys, name: String) -> anyhow::Result<()> {
+    loop {
+        if let Err(error) = consumer::announce(&mut redis, &keys, &name, ALIVE).await {
+            tracing::debug!(%error, "consumer not announced");
+        }
+        tokio::time::sleep(ANNOUNCE_EVERY).await;
+    }
+}
+
+async fn refresh(context: Arc<Context>) -> anyhow::Result<()> {
+    loop {
+        if let Err(error) = context.recipients.refresh().await {
+            tracing::warn!(error = format!("{error:#}"), "endpoints not refreshed");
+        }
+        tokio::time::sleep(REFRESH_EVERY).await;
+    }
+}
+
+/// Keeps the log going: partitions ahead of time, and no writer that holds the lock for ever.
+async fn tend(pool: PgPool) -> anyhow::Result<()> {
+    let mut rounds = 0_u64;
+    loop {
+        if rounds.is_multiple_of(1800) {
+            match pool.acquire().await {
+                Ok(mut connection) => match tail::make_partitions(&mut connection).await {
+                    Ok(made) if made > 0 => tracing::info!(made, "partitions made"),
+                    Ok(_) => {}
+                    Err(error) => tracing::warn!(%error, "partitions not made"),
+                },
+                Err(error) => tracing::warn!(%error, "partitions not made"),
+            }
+        }
+        rounds += 1;
+        match tail::end_stuck_writers(&pool).await {
+            Ok(ended) if ended > 0 => {
+                tracing::warn!(ended, "ended sessions that held the log lock in silence")
+            }
+            Ok(_) => {}
+            Err(error) => tracing::debug!(%error, "stuck writers not looked for"),
+        }
+        tokio::time::sleep(Duration::from_secs(2)).await;
+    }
+}
+
+fn host() -> String {
+    let name = std::fs::read_to_string("/etc/hostname").unwrap_or_default();
+    let name: String = name.trim().chars().filter(char::is_ascii_graphic).take(40).collect();
+    if name.is_empty() { "localhost".into() } else { name }
+}
