@@ -1,1 +1,50 @@
-fn main() {}
+//! Figures of speed, measured on this machine with the real binary and real servers.
+//!
+//! `first-figure` posts events to the API and counts what arrives at a receiver in this process, then lets
+//! a bare loop of signed POSTs run against the same receiver: the ratio says what the rail costs.
+//!
+//! [`system`] starts and stops what is measured, [`generator`] posts, [`receiver`] counts, [`bare_loop`]
+//! compares, [`cpu`] reads who has worked how much, [`report`] prints.
+
+mod bare_loop;
+mod cpu;
+mod first_figure;
+mod generator;
+mod receiver;
+mod report;
+mod system;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(about = "Measures EventRail on this machine", version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Deliveries per second, end to end and from a backlog, beside a bare loop of reqwest POSTs
+    FirstFigure(first_figure::FirstFigureArgs),
+}
+
+#[tokio::main]
+#[expect(clippy::print_stderr, reason = "the one line that says why it ended")]
+async fn main() -> ExitCode {
+    let Command::FirstFigure(args) = Cli::parse().command;
+    let measured = tokio::select! {
+        measured = first_figure::run(&args) => measured,
+        // Leaving by this way stops the servers and removes their data.
+        _ = tokio::signal::ctrl_c() => Err(anyhow::anyhow!("interrupted")),
+    };
+    match measured {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("eventrail-bench: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

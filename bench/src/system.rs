@@ -1,0 +1,183 @@
+//! What is measured: PostgreSQL with durable settings, Redis, one API and one dispatcher, each a process.
+
+use std::fs::{self, File};
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use eventrail_core::ids::EventId;
+use eventrail_core::servers::{Binaries, Postgres, PostgresOptions, Redis, RedisOptions};
+use tokio::process::{Child, Command};
+
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// All of it stops, and its data goes, when this is dropped.
+pub(crate) struct System {
+    binary: PathBuf,
+    // Before the directory, which is removed when nobody uses it any more.
+    api: Option<Child>,
+    dispatcher: Option<Child>,
+    postgres: Postgres,
+    redis: Redis,
+    directory: Directory,
+    api_address: String,
+}
+
+impl System {
+    pub(crate) async fn start(binary: Option<&Path>, data_dir: Option<&Path>) -> anyhow::Result<Self> {
+        let binary = match binary {
+            Some(given) => given.to_owned(),
+            None => std::env::current_exe()?.with_file_name("eventrail"),
+        };
+        anyhow::ensure!(
+            binary.is_file(),
+            "{} is missing: cargo build --release -p eventrail, or name it by --binary",
+            binary.display()
+        );
+        let binaries = Binaries::find()?;
+        let directory = Directory::create(data_dir.unwrap_or(&std::env::temp_dir()))?;
+        let (postgres, redis) = tokio::try_join!(
+            Postgres::start(&binaries, &directory.0, PostgresOptions::durable()),
+            Redis::start(&binaries, &directory.0, RedisOptions::default())
+        )?;
+        let api_address = free_address()?;
+        let mut system =
+            Self { binary, api: None, dispatcher: None, postgres, redis, directory, api_address };
+        let migrated = system.command("migrate")?.status().await?;
+        anyhow::ensure!(migrated.success(), "eventrail migrate failed\n{}", system.log_tails());
+        let mut api = system.command("api")?;
+        system.api = Some(api.env("LISTEN", &system.api_address).spawn()?);
+        system.until_ready(&system.api_address, "api").await?;
+        system.start_dispatcher().await?;
+        Ok(system)
+    }
+
+    pub(crate) async fn start_dispatcher(&mut self) -> anyhow::Result<()> {
+        let address = free_address()?;
+        let mut dispatcher = self.command("dispatcher")?;
+        self.dispatcher = Some(dispatcher.env("DISPATCHER_LISTEN", &address).spawn()?);
+        self.until_ready(&address, "dispatcher").await
+    }
+
+    /// In order, as an operator would.
+    pub(crate) async fn stop_dispatcher(&mut self) -> anyhow::Result<()> {
+        let Some(mut dispatcher) = self.dispatcher.take() else { return Ok(()) };
+        if let Some(id) = dispatcher.id() {
+            Command::new("kill").arg("-TERM").arg(id.to_string()).status().await?;
+        }
+        let ended = tokio::time::timeout(PATIENCE, dispatcher.wait()).await;
+        ended.with_context(|| format!("the dispatcher does not stop\n{}", self.log_tails()))??;
+        Ok(())
+    }
+
+    /// An endpoint in the default group that wants everything.
+    pub(crate) async fn register(&self, url: &str) -> anyhow::Result<()> {
+        let client = reqwest::Client::builder().no_proxy().build()?;
+        let request = client.post(format!("{}/consumer-groups/default/endpoints", self.api_url()));
+        let answer = request.json(&serde_json::json!({ "url": url })).send().await?;
+        let status = answer.status();
+        anyhow::ensure!(
+            status.is_success(),
+            "the endpoint was refused with {status}: {}",
+            answer.text().await?
+        );
+        Ok(())
+    }
+
+    pub(crate) fn api_url(&self) -> String {
+        format!("http://{}", self.api_address)
+    }
+
+    pub(crate) fn api_id(&self) -> Option<u32> {
+        self.api.as_ref()?.id()
+    }
+
+    pub(crate) fn dispatcher_id(&self) -> Option<u32> {
+        self.dispatcher.as_ref()?.id()
+    }
+
+    pub(crate) fn postgres_id(&self) -> Option<u32> {
+        first_line(&self.postgres.directory().join("postmaster.pid"))
+    }
+
+    pub(crate) fn redis_id(&self) -> Option<u32> {
+        first_line(&self.redis.directory().join("redis.pid"))
+    }
+
+    /// The last lines that our processes have logged.
+    pub(crate) fn log_tails(&self) -> String {
+        let mut tails = String::new();
+        for name in ["migrate", "api", "dispatcher"] {
+            let text = fs::read_to_string(self.log(name)).unwrap_or_default();
+            let lines: Vec<&str> = text.lines().rev().take(5).collect();
+            for line in lines.into_iter().rev() {
+                tails += &format!("  {name}: {line}\n");
+            }
+        }
+        tails
+    }
+
+    fn command(&self, name: &str) -> anyhow::Result<Command> {
+        let log = File::options().create(true).append(true).open(self.log(name))?;
+        let mut command = Command::new(&self.binary);
+        command
+            .arg(name)
+            .env_clear()
+            .env("DATABASE_URL", self.postgres.url())
+            .env("REDIS_URL", self.redis.url())
+            .env("EGRESS_ALLOW", "127.0.0.0/8")
+            .env("RUST_LOG", "warn")
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .kill_on_drop(true);
+        Ok(command)
+    }
+
+    fn log(&self, name: &str) -> PathBuf {
+        self.directory.0.join(format!("{name}.log"))
+    }
+
+    async fn until_ready(&self, address: &str, name: &str) -> anyhow::Result<()> {
+        let client = reqwest::Client::builder().no_proxy().build()?;
+        let ready = async {
+            loop {
+                let answer = client.get(format!("http://{address}/readyz")).send().await;
+                if answer.is_ok_and(|answer| answer.status().is_success()) {
+                    return;
+                }
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        let waited = tokio::time::timeout(PATIENCE, ready).await;
+        waited.with_context(|| format!("the {name} is not ready after {PATIENCE:?}\n{}", self.log_tails()))
+    }
+}
+
+/// A directory of our own, removed at the end.
+struct Directory(PathBuf);
+
+impl Directory {
+    fn create(parent: &Path) -> anyhow::Result<Self> {
+        let path = parent.join(format!("eventrail-bench-{}", EventId::generate()));
+        fs::create_dir_all(&path).with_context(|| format!("can't make {}", path.display()))?;
+        Ok(Self(path))
+    }
+}
+
+impl Drop for Directory {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+fn free_address() -> anyhow::Result<String> {
+    let listener = TcpListener::bind("127.0.0.1:0").context("no free port")?;
+    Ok(listener.local_addr()?.to_string())
+}
+
+fn first_line(path: &Path) -> Option<u32> {
+    fs::read_to_string(path).ok()?.lines().next()?.trim().parse().ok()
+}
