@@ -21,4 +21,4 @@ mod slots;
 mod supervisor;
 mod work;
 
-pub use supervisor::{Settings, run};
+pub use supervisor::run;

@@ -36,22 +36,18 @@ const CACHE_BYTES: usize = 32 << 20;
 /// After the attempts: time for the recorder to write what they brought.
 const RECORD_DEADLINE: Duration = Duration::from_secs(5);
 
-/// All that a dispatcher is told.
-pub struct Settings {
-    pub store: StoreConfig,
-    pub dispatcher: DispatcherConfig,
-    pub egress: EgressPolicy,
-    /// For `DISPATCHER_LISTEN`.
-    pub metrics: PrometheusHandle,
-}
-
 /// Runs relay and delivery until `stop` is cancelled and all is drained. PostgreSQL and Redis may be away:
 /// it goes on when they are back.
 ///
 /// # Errors
 /// A setting is unusable, or a part of the dispatcher ended that must not.
-pub async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<()> {
-    let config = &settings.dispatcher;
+pub async fn run(
+    store: StoreConfig,
+    config: DispatcherConfig,
+    egress: EgressPolicy,
+    metrics: PrometheusHandle,
+    stop: CancellationToken,
+) -> anyhow::Result<()> {
     config.validate()?;
     assert!(
         CLAIM_AFTER >= 3 * (RETRY_LEASE),
@@ -59,13 +55,13 @@ pub async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<
     );
     let name = format!("{}@{}-{}", config.consumer_name, host(), std::process::id());
     let pool =
-        db::pool(db::connect_options(&settings.store.database_url, &name).context("DATABASE_URL")?, 10);
-    let client = rail::client(&settings.store.redis_url).context("REDIS_URL")?;
+        db::pool(db::connect_options(&store.database_url, &name).context("DATABASE_URL")?, 10);
+    let client = rail::client(&store.redis_url).context("REDIS_URL")?;
     let redis = rail::connection(&client)?;
     rail::check_policy(&mut redis.clone()).await?;
-    let keys = Keys::new(&settings.store.redis_prefix);
+    let keys = Keys::new(&store.redis_prefix);
     let cache = Arc::new(EventCache::new(CACHE_BYTES));
-    let egress = Arc::new(settings.egress);
+    let egress = Arc::new(egress);
     let context = Arc::new(Context {
         pool: pool.clone(),
         redis: redis.clone(),
@@ -111,7 +107,7 @@ pub async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<
     helpers.spawn(tend(pool.clone()));
     if let Some(address) = config.dispatcher_listen {
         let (pool, stop) = (pool.clone(), stop.clone());
-        helpers.spawn(async move { probes::serve(address, pool, settings.metrics, stop).await });
+        helpers.spawn(async move { probes::serve(address, pool, metrics, stop).await });
     }
     let relay = tokio::spawn(lead(relay, bell, stop.clone()));
     let mut recorder = tokio::spawn(record::run_recorder(
