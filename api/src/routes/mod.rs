@@ -13,6 +13,7 @@ use crate::Api;
 use crate::problem::{Kind, Problem};
 
 mod batch;
+mod deliveries;
 mod endpoints;
 mod events;
 mod groups;
@@ -25,6 +26,8 @@ pub(crate) fn routes() -> Router<Api> {
         .route("/events", post(events::create_event))
         .route("/events/batch", post(batch::create_events))
         .route("/events/{id}", get(events::get_event))
+        .route("/events/{id}/deliveries", get(deliveries::list_event_deliveries))
+        .route("/deliveries/{event_id}/{endpoint_id}", get(deliveries::get_delivery))
         .route("/consumer-groups", post(groups::create_group).get(groups::list_groups))
         .route("/consumer-groups/{group}", get(groups::get_group).delete(groups::delete_group))
         .route(

@@ -103,6 +103,34 @@ async fn a_commit_without_its_answer_is_never_a_success_and_its_repetition_finds
     assert_eq!(again.expect(200).header("idempotent-replayed"), "true");
 }
 
+/// The bytes that may wait are bounded; what is too much is refused at once, the rest is stored.
+#[tokio::test]
+async fn when_too_much_waits_the_rest_is_refused_and_what_waited_is_stored() {
+    let stack = Stack::start().await;
+    let Server { api, .. } = &Server::start(&stack).await;
+    let mut lock = stack.pool.begin().await.unwrap();
+    sqlx::query("select lock_log()").execute(&mut *lock).await.unwrap();
+    let body = json!({"events": [{"event_type": "a.b", "source": "s", "payload": "x".repeat(7 << 20)}]});
+    let mut posts = tokio::task::JoinSet::new();
+    for _ in 0..12 {
+        let (api, body) = (api.clone(), body.clone());
+        posts.spawn(async move { api.post("/events/batch", &body).await });
+    }
+    let mut refused = 0;
+    while refused < 12 - 9 {
+        let reply = posts.join_next().await.unwrap().unwrap();
+        assert_problem(&reply, 503, "overloaded");
+        assert_eq!(reply.header("retry-after"), "1");
+        refused += 1;
+    }
+    lock.rollback().await.unwrap();
+    while let Some(reply) = posts.join_next().await {
+        let _ = reply.unwrap().expect(200);
+    }
+    let events: i64 = sqlx::query_scalar("select count(*) from event").fetch_one(&stack.pool).await.unwrap();
+    assert_eq!(events, 9, "as many as fit into the room");
+}
+
 #[tokio::test]
 async fn an_older_schema_is_not_ready() {
     let stack = Stack::start().await;

@@ -5,6 +5,7 @@
 mod access;
 mod bad_input;
 mod batch;
+mod deliveries;
 mod endpoints;
 mod events;
 mod faults;

@@ -17,6 +17,7 @@ pub mod parking;
 pub mod recipient;
 pub mod tail;
 pub mod topology;
+pub mod whereabouts;
 
 /// Options from a URL, with what each of our connections wants: a name, TCP keepalives come from the
 /// server's settings, and no statement may hang for ever.

@@ -1,0 +1,124 @@
+//! Deliveries: what has become of an event at each of its endpoints.
+
+use axum::extract::{Path, State};
+use axum::response::Response;
+use chrono::{DateTime, Utc};
+use eventrail_core::db::log;
+use eventrail_core::db::whereabouts::{self, Attempt, Target};
+use eventrail_core::ids::{EndpointId, EventId};
+use serde::{Serialize, Serializer};
+
+use super::Page;
+use super::events::{json, micros};
+use crate::Api;
+use crate::extract::{NoQuery, endpoint_id, event_id, no_such_event};
+use crate::problem::Problem;
+
+#[derive(Serialize)]
+struct DeliveryView {
+    event_id: EventId,
+    endpoint_id: EndpointId,
+    group: String,
+    status: String,
+    /// What it waits for: `queued`, `deferred`, `retrying`, `group_paused`, `parked`, or null.
+    reason: Option<&'static str>,
+    attempts: i32,
+    #[serde(serialize_with = "micros_or_null")]
+    next_attempt_at: Option<DateTime<Utc>>,
+    last_status_code: Option<i32>,
+    last_error: Option<String>,
+    #[serde(serialize_with = "micros_or_null")]
+    updated_at: Option<DateTime<Utc>>,
+}
+
+impl DeliveryView {
+    fn new(event_id: EventId, target: Target) -> Self {
+        Self {
+            event_id,
+            endpoint_id: target.endpoint_id,
+            status: target.status().to_owned(),
+            reason: target.reason(),
+            group: target.group,
+            attempts: target.attempt_total.unwrap_or(0),
+            next_attempt_at: target.next_attempt_at,
+            last_status_code: target.last_status_code,
+            last_error: target.last_error,
+            updated_at: target.updated_at,
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct AttemptView {
+    number: i32,
+    #[serde(serialize_with = "micros")]
+    started_at: DateTime<Utc>,
+    duration_ms: i32,
+    status_code: Option<i32>,
+    error: Option<String>,
+    error_detail: Option<String>,
+    response_body: Option<String>,
+    trigger: String,
+}
+
+impl From<Attempt> for AttemptView {
+    fn from(attempt: Attempt) -> Self {
+        let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+        Self {
+            number: attempt.number,
+            started_at: attempt.started_at,
+            duration_ms: attempt.duration_ms,
+            status_code: attempt.status_code,
+            error: attempt.error,
+            error_detail: attempt.error_detail,
+            response_body: attempt.response_body.map(text),
+            trigger: attempt.trigger,
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct OneDelivery {
+    #[serde(flatten)]
+    delivery: DeliveryView,
+    attempt_log: Vec<AttemptView>,
+}
+
+fn micros_or_null<S: Serializer>(at: &Option<DateTime<Utc>>, serializer: S) -> Result<S::Ok, S::Error> {
+    match at {
+        Some(at) => micros(at, serializer),
+        None => serializer.serialize_none(),
+    }
+}
+
+/// `GET /events/{id}/deliveries`: one for each target, tried or not.
+pub(super) async fn list_event_deliveries(
+    State(api): State<Api>,
+    Path(id): Path<String>,
+    _: NoQuery,
+) -> Result<Response, Problem> {
+    let id = event_id(&id)?;
+    let targets = whereabouts::targets(&api.pool, id, None).await?;
+    if targets.is_empty() && log::get_event(&api.pool, id).await?.is_none() {
+        return Err(no_such_event());
+    }
+    let data = targets.into_iter().map(|target| DeliveryView::new(id, target)).collect();
+    Ok(json(&Page { data, next_cursor: None }))
+}
+
+/// `GET /deliveries/{event_id}/{endpoint_id}`: one, with its attempts.
+pub(super) async fn get_delivery(
+    State(api): State<Api>,
+    Path((event, endpoint)): Path<(String, String)>,
+    _: NoQuery,
+) -> Result<Response, Problem> {
+    let missing = || Problem::not_found("This event is not owed to this endpoint, or one of them is unknown");
+    let event = event_id(&event).map_err(|_| missing())?;
+    let endpoint = endpoint_id(&endpoint).map_err(|_| missing())?;
+    let target = whereabouts::targets(&api.pool, event, Some(endpoint)).await?.pop().ok_or_else(missing)?;
+    let attempts = whereabouts::attempts(&api.pool, event, endpoint).await?;
+    Ok(json(&OneDelivery {
+        delivery: DeliveryView::new(event, target),
+        attempt_log: attempts.into_iter().map(AttemptView::from).collect(),
+    }))
+}
