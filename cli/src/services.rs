@@ -9,7 +9,7 @@ use eventrail_core::db;
 use eventrail_core::egress::EgressPolicy;
 use eventrail_core::metrics::{self, PrometheusHandle};
 use eventrail_core::rail::{self, doorbell::Doorbell};
-use sqlx::PgPool;
+use sqlx::{Connection as _, PgPool};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
@@ -63,7 +63,11 @@ pub(crate) async fn migrate(_: &MigrateArgs) -> anyhow::Result<()> {
 /// Brings the schema up to date; safe when several do it at once.
 pub(crate) async fn apply_migrations(database_url: &str) -> anyhow::Result<()> {
     let pool = connect(database_url, "eventrail-migrate", 1).setting()?;
-    db::migrate::migrate(&pool).await.context("the database's schema could not be brought up to date")?;
+    // A connection of its own first: the pool only says that it has waited.
+    let probe = sqlx::PgConnection::connect_with(&pool.connect_options()).await;
+    probe.map_err(|error| anyhow::anyhow!("PostgreSQL can't be used: {error}"))?.close().await?;
+    let migrated = db::migrate::migrate(&pool).await;
+    migrated.map_err(|error| anyhow::anyhow!("the schema could not be brought up to date: {error}"))?;
     pool.close().await;
     tracing::info!("the database's schema is up to date");
     Ok(())

@@ -70,7 +70,7 @@ impl Setting {
             argument.get_default_values().iter().map(|value| value.to_string_lossy()).collect();
         Some(Self {
             name: argument.get_env()?.to_string_lossy().into_owned(),
-            default: (!defaults.is_empty()).then(|| defaults.join(",")),
+            default: Some(defaults.join(",")).filter(|default| !default.is_empty()),
             about: argument.get_help().map(ToString::to_string).unwrap_or_default(),
         })
     }

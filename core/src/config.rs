@@ -48,8 +48,9 @@ impl StoreArgs {
     /// # Errors
     /// One line that names the setting that is missing or unusable.
     pub fn resolve(&self) -> anyhow::Result<StoreConfig> {
-        let database_url = secret_setting("DATABASE_URL")?
-            .ok_or_else(|| anyhow::anyhow!("DATABASE_URL is not set (such as postgres://user@host/eventrail)"))?;
+        let database_url = secret_setting("DATABASE_URL")?.ok_or_else(|| {
+            anyhow::anyhow!("DATABASE_URL is not set (such as postgres://user@host/eventrail)")
+        })?;
         let redis_url = secret_setting("REDIS_URL")?
             .ok_or_else(|| anyhow::anyhow!("REDIS_URL is not set (such as redis://host:6379)"))?;
         Ok(StoreConfig { database_url, redis_url, redis_prefix: self.redis_prefix.clone() })
@@ -64,7 +65,8 @@ pub fn secret_setting(name: &str) -> anyhow::Result<Option<String>> {
     let direct = environment(name);
     let Some(file) = environment(&format!("{name}_FILE")) else { return Ok(direct) };
     anyhow::ensure!(direct.is_none(), "{name} and {name}_FILE are both set: set one");
-    let text = std::fs::read_to_string(&file).map_err(|error| anyhow::anyhow!("{name}_FILE: {file}: {error}"))?;
+    let text =
+        std::fs::read_to_string(&file).map_err(|error| anyhow::anyhow!("{name}_FILE: {file}: {error}"))?;
     Ok(Some(text.trim().to_owned()))
 }
 
@@ -102,8 +104,9 @@ pub struct ApiConfig {
 #[derive(Debug, Clone, Args)]
 pub struct EgressConfig {
     /// Private networks that endpoints may be in, as CIDRs separated by commas
-    #[arg(long, env = "EGRESS_ALLOW", value_delimiter = ',')]
-    pub egress_allow: Vec<IpNet>,
+    // By its full path, so that clap takes the list for one value, which may be empty.
+    #[arg(long, env = "EGRESS_ALLOW", default_value = "", hide_default_value = true, value_parser = networks)]
+    pub egress_allow: std::vec::Vec<IpNet>,
 }
 
 impl EgressConfig {
@@ -183,4 +186,9 @@ fn redis_prefix(text: &str) -> Result<String, String> {
         && text.len() <= 64
         && text.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'{' && byte != b'}');
     usable.then(|| text.to_owned()).ok_or_else(|| "1 to 64 visible ASCII characters without braces".into())
+}
+
+fn networks(text: &str) -> Result<Vec<IpNet>, String> {
+    let names = text.split(',').map(str::trim).filter(|name| !name.is_empty());
+    names.map(|name| name.parse().map_err(|_| format!("{name} is not a CIDR such as 10.0.0.0/8"))).collect()
 }

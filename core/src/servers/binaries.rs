@@ -30,13 +30,15 @@ pub struct MissingBinaries {
 }
 
 impl Binaries {
-    /// Looks in the usual places, and in `.eventrail/venv` here and in the directories above.
+    /// Looks in the usual places, in `.eventrail/venv` here and in the directories above, and in root's
+    /// `/var/lib/eventrail/venv`.
     ///
     /// # Errors
     /// One of them is missing or too old.
     pub fn find() -> Result<Self, MissingBinaries> {
         let here = std::env::current_dir().unwrap_or_default();
-        Self::find_with(here.ancestors().map(|directory| directory.join(".eventrail")).collect())
+        let above = here.ancestors().map(|directory| directory.join(".eventrail"));
+        Self::find_with(above.chain([PathBuf::from("/var/lib/eventrail")]).collect())
     }
 
     /// As [`Self::find`], and also in the virtualenv under `data_dir`.

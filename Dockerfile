@@ -1,0 +1,18 @@
+# One small image with the one binary: `eventrail api`, `dispatcher`, `migrate`, …
+
+FROM rust:1.95-slim-bookworm AS build
+WORKDIR /eventrail
+COPY . .
+RUN --mount=type=cache,target=/usr/local/cargo/registry \
+    --mount=type=cache,target=/eventrail/target \
+    cargo build --release --locked --bin eventrail \
+    && cp target/release/eventrail /usr/local/bin/eventrail \
+    && strip /usr/local/bin/eventrail
+
+FROM gcr.io/distroless/cc-debian12:nonroot
+LABEL org.opencontainers.image.title="EventRail" org.opencontainers.image.licenses="MIT"
+COPY --from=build /eventrail/LICENSE /LICENSE
+COPY --from=build /usr/local/bin/eventrail /usr/local/bin/eventrail
+EXPOSE 8080
+ENTRYPOINT ["/usr/local/bin/eventrail"]
+CMD ["--help"]

@@ -1,0 +1,23 @@
+# `make up` runs everything on this machine, `make test` tests it. Both install what they need.
+
+PROFILE ?= release
+# Cargo's directory for the profile: dev builds into target/debug.
+BUILT := target/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))
+
+.PHONY: up test check ensure-tools
+
+up: ensure-tools
+	@cargo build --profile $(PROFILE) --bin eventrail
+	@$(BUILT)/eventrail up
+
+test: ensure-tools
+	@scripts/test
+
+check:
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets --locked -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked
+
+ensure-tools:
+	@scripts/ensure-rust
+	@scripts/ensure-servers
