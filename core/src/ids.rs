@@ -117,9 +117,15 @@ mod tests {
 
     #[test]
     fn other_texts_are_no_ids() {
-        for text in ["", "evt_", "ep_01h455vb4pex5vsknk084sn02q", "evt_81h455vb4pex5vsknk084sn02q",
-            "evt_01H455VB4PEX5VSKNK084SN02Q", "evt_01h455vb4pex5vsknk084sn02", "evt_01h455vb4pex5vsknk084sn0é"]
-        {
+        for text in [
+            "",
+            "evt_",
+            "ep_01h455vb4pex5vsknk084sn02q",
+            "evt_81h455vb4pex5vsknk084sn02q",
+            "evt_01H455VB4PEX5VSKNK084SN02Q",
+            "evt_01h455vb4pex5vsknk084sn02",
+            "evt_01h455vb4pex5vsknk084sn0é",
+        ] {
             assert!(text.parse::<EventId>().is_err(), "{text}");
         }
     }

@@ -67,10 +67,10 @@ impl EventCache {
         Self { most_bytes, held: Mutex::default() }
     }
 
-    pub(crate) fn insert(&self, event: Arc<Event>) {
+    pub(crate) fn insert(&self, event: &Arc<Event>) {
         let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
-        let bytes = weight(&event);
-        if held.events.insert(event.id, Arc::clone(&event)).is_some() {
+        let bytes = weight(event);
+        if held.events.insert(event.id, Arc::clone(event)).is_some() {
             return;
         }
         held.order.push_back(event.id);
@@ -125,7 +125,7 @@ mod tests {
         let events: Vec<_> =
             (0..10).map(|_| Arc::new(Event::new(&logged("s", &[b'1'; 1000])).unwrap())).collect();
         for event in &events {
-            cache.insert(Arc::clone(event));
+            cache.insert(event);
         }
         assert!(cache.get(events[0].id).is_none());
         assert!(cache.get(events[9].id).is_some());

@@ -226,7 +226,7 @@ impl Intake {
                 }
             }
             Ok(Done::Read { stream, from, rung, count, answer }) => {
-                self.on_read(&stream, &from, rung, count, answer)
+                self.on_read(&stream, &from, rung, count, answer);
             }
             Ok(Done::TakenOver { stream, answer }) => match answer {
                 Ok(reads) => {

@@ -199,7 +199,7 @@ async fn bring(context: &Context, ids: &[EventId]) -> anyhow::Result<HashMap<Eve
     if !missing.is_empty() {
         for row in tail::fetch(&context.pool, &missing).await? {
             if let Some(event) = Event::new(&row).map(Arc::new) {
-                context.cache.insert(Arc::clone(&event));
+                context.cache.insert(&event);
                 events.insert(event.id, event);
             }
         }

@@ -147,7 +147,7 @@ async fn commit(context: &Context, items: Vec<Item>, give_up: &CancellationToken
 async fn disable(context: &Context, record: &Record) {
     match recipient::disable_gone(&context.pool, record.endpoint_id).await {
         Ok(true) => {
-            tracing::warn!(endpoint.id = %record.endpoint_id, "endpoint disabled: it answered 410 Gone")
+            tracing::warn!(endpoint.id = %record.endpoint_id, "endpoint disabled: it answered 410 Gone");
         }
         Ok(false) => {}
         Err(error) => tracing::warn!(endpoint.id = %record.endpoint_id, %error, "endpoint not disabled yet"),

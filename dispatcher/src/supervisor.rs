@@ -54,8 +54,7 @@ pub async fn run(
         "entries are taken over only from those who can't hold them any more"
     );
     let name = format!("{}@{}-{}", config.consumer_name, host(), std::process::id());
-    let pool =
-        db::pool(db::connect_options(&store.database_url, &name).context("DATABASE_URL")?, 10);
+    let pool = db::pool(db::connect_options(&store.database_url, &name).context("DATABASE_URL")?, 10);
     let client = rail::client(&store.redis_url).context("REDIS_URL")?;
     let redis = rail::connection(&client)?;
     rail::check_policy(&mut redis.clone()).await?;
@@ -256,7 +255,7 @@ async fn tend(pool: PgPool) -> anyhow::Result<()> {
         rounds += 1;
         match tail::end_stuck_writers(&pool).await {
             Ok(ended) if ended > 0 => {
-                tracing::warn!(ended, "ended sessions that held the log lock in silence")
+                tracing::warn!(ended, "ended sessions that held the log lock in silence");
             }
             Ok(_) => {}
             Err(error) => tracing::debug!(%error, "stuck writers not looked for"),

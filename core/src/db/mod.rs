@@ -31,6 +31,8 @@ pub fn connect_options(url: &str, application: &str) -> anyhow::Result<PgConnect
     let options = PgConnectOptions::from_str(url)?.application_name(application).options([
         ("statement_timeout", "30s"),
         ("lock_timeout", "20s"),
+        // A process that freezes inside a transaction must not keep the log lock.
+        ("idle_in_transaction_session_timeout", "5s"),
         ("tcp_keepalives_idle", "10"),
         ("tcp_keepalives_interval", "5"),
         ("tcp_keepalives_count", "3"),

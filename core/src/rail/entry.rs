@@ -30,8 +30,7 @@ impl Entry {
             if index > 0 {
                 text.push(',');
             }
-            use std::fmt::Write as _;
-            let _ = write!(text, "{target}");
+            text.push_str(&target.to_string());
         }
         text
     }
@@ -47,7 +46,7 @@ impl Entry {
             match (text(&pair[0])?, text(&pair[1])?) {
                 ("event", value) => event_id = value.parse().ok(),
                 ("targets", value) => {
-                    targets = value.split(',').map(str::parse).collect::<Result<_, _>>().ok()
+                    targets = value.split(',').map(str::parse).collect::<Result<_, _>>().ok();
                 }
                 _ => {}
             }

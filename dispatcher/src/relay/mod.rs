@@ -199,7 +199,7 @@ impl Relay {
                 continue;
             }
             if let Some(event) = Event::new(event) {
-                self.cache.insert(Arc::new(event));
+                self.cache.insert(&Arc::new(event));
             }
             for (group, targets) in targets {
                 if let Some(state) = live_of_group.get(&group).and_then(|id| self.feeds.get_mut(id)) {
