@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use eventrail_core::servers::free_port;
-use eventrail_core::testing::{EventrailProcess, eventually};
+use eventrail_core::testing::EventrailProcess;
 use serde_json::json;
 
 const BINARY: &str = env!("CARGO_BIN_EXE_eventrail");
@@ -56,15 +56,11 @@ async fn post(up: &EventrailProcess) -> (u16, String) {
     (reply.status, reply.body["id"].as_str().unwrap_or_default().to_owned())
 }
 
-async fn until_says(process: &EventrailProcess, words: &str) {
-    eventually(async || process.log().contains(words).then_some(()).ok_or(process.log())).await;
-}
-
 #[tokio::test]
 async fn up_keeps_its_data_over_ctrl_c_and_kill_9() {
     let home = Home::new();
     let up = home.up().await;
-    until_says(&up, "EventRail is up at").await;
+    up.until_says("EventRail is up at").await;
     let (status, id) = post(&up).await;
     assert_eq!(status, 201);
     assert_eq!(up.client().get("/health").await.expect(200).body["redis"], "ok");
@@ -90,12 +86,12 @@ async fn a_second_up_on_the_same_port_or_data_is_refused_in_one_line() {
     let up = home.up().await;
 
     let same_port = home.spawn(&home.listen);
-    until_says(&same_port, "is taken: set LISTEN").await;
+    same_port.until_says("is taken: set LISTEN").await;
     assert_eq!(same_port.log().lines().count(), 1, "{}", same_port.log());
     assert_eq!(same_port.exit().await.code(), Some(2));
 
     let same_data = home.spawn("127.0.0.1:0");
-    until_says(&same_data, "is in use by another EventRail").await;
+    same_data.until_says("is in use by another EventRail").await;
     assert_eq!(same_data.log().lines().count(), 1, "{}", same_data.log());
     assert_eq!(same_data.exit().await.code(), Some(2));
     assert!(up.sigterm().await.success());

@@ -22,7 +22,7 @@ pub struct Binaries {
 /// One line that says what is missing and what to do.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[error(
-    "{what} was not found: run scripts/ensure-servers (or `make up`, which does), \
+    "not found: {what}. Run scripts/ensure-servers (or `make up`, which does), \
      set EVENTRAIL_PG_BIN and EVENTRAIL_REDIS_BIN, or give DATABASE_URL and REDIS_URL"
 )]
 pub struct MissingBinaries {
@@ -166,7 +166,7 @@ mod tests {
     #[test]
     fn missing_binaries_are_one_line() {
         let line = MissingBinaries { what: "Redis 7 or newer".into() }.to_string();
-        assert!(line.starts_with("Redis 7 or newer was not found"), "{line}");
+        assert!(line.starts_with("not found: Redis 7 or newer. Run"), "{line}");
         assert!(!line.contains('\n'));
     }
 }

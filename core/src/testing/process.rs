@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
 
-use super::{Api, PATIENCE, Stack};
+use super::{Api, PATIENCE, Stack, eventually};
 use crate::servers;
 
 /// A running `eventrail`; killed when it is dropped.
@@ -108,8 +108,18 @@ impl EventrailProcess {
 
     /// SIGTERM, and waits for its end; panics with the log if that takes longer than it should.
     pub async fn sigterm(self) -> ExitStatus {
-        self.signal(Signal::TERM);
+        self.send_sigterm();
         self.exit().await
+    }
+
+    /// SIGTERM alone.
+    pub fn send_sigterm(&self) {
+        self.signal(Signal::TERM);
+    }
+
+    /// Waits until its log contains these words.
+    pub async fn until_says(&self, words: &str) {
+        eventually(async || self.log().contains(words).then_some(()).ok_or_else(|| self.log())).await;
     }
 
     /// Ctrl-C, as a terminal would send it.

@@ -1,0 +1,76 @@
+//! The whole rail as separate processes: an event posted to `eventrail api` is delivered by `eventrail
+//! dispatcher`, signed, and settled.
+#![allow(clippy::unwrap_used, reason = "in a test a panic is the report")]
+
+use chrono::Utc;
+use eventrail_core::signature::{WEBHOOK_ID, WEBHOOK_SIGNATURE, WEBHOOK_TIMESTAMP, verify};
+use eventrail_core::testing::{Answer, EventrailProcess, Receiver, Stack};
+use serde_json::json;
+
+const BINARY: &str = env!("CARGO_BIN_EXE_eventrail");
+
+#[tokio::test]
+async fn an_event_posted_is_an_event_delivered() {
+    let stack = Stack::start().await;
+    let receiver = Receiver::start().await;
+    let api = EventrailProcess::api(BINARY, &stack, &[]).await;
+    let dispatcher = EventrailProcess::dispatcher(BINARY, &stack, &[]).await;
+    let endpoint = api.client().create_endpoint("default", &receiver.url("/hooks")).await;
+    let id = api.client().post_event("order.created", "shop", json!({ "total": 42 })).await;
+
+    let request = receiver.wait_for(1).await.remove(0);
+    assert_eq!(request.webhook_id(), id);
+    assert_eq!(request.json()["data"], json!({ "total": 42 }));
+    verify(
+        &[endpoint.secret.parse().unwrap()],
+        request.header(WEBHOOK_ID),
+        request.header(WEBHOOK_TIMESTAMP),
+        request.header(WEBHOOK_SIGNATURE),
+        &request.body,
+        Utc::now().timestamp(),
+    )
+    .unwrap();
+
+    stack.assert_settled().await;
+    let rows = stack.deliveries().await;
+    assert_eq!(rows.len(), 1);
+    assert_eq!((rows[0].status.as_str(), rows[0].attempt_count), ("delivered", 1));
+    assert_eq!(stack.attempts(rows[0].event_id, rows[0].endpoint_id).await.len(), 1);
+    assert!(api.metrics().await.contains("eventrail_events_accepted_total 1"));
+    assert!(dispatcher.metrics().await.contains("eventrail_deliveries_total{status=\"delivered\"} 1"));
+    assert!(dispatcher.sigterm().await.success());
+    assert!(api.sigterm().await.success());
+}
+
+#[tokio::test]
+async fn the_first_sigterm_lets_a_dispatcher_finish_and_the_second_does_not() {
+    let stack = Stack::start().await;
+    let receiver = Receiver::start().await;
+    receiver.script("/hooks", [Answer::hold(200), Answer::hold(200)]);
+    let api = EventrailProcess::api(BINARY, &stack, &[]).await;
+    api.client().create_endpoint("default", &receiver.url("/hooks")).await;
+
+    let patient = EventrailProcess::dispatcher(BINARY, &stack, &[]).await;
+    api.client().post_event("order.created", "shop", json!({})).await;
+    receiver.wait_for(1).await;
+    patient.send_sigterm();
+    patient.until_says("stopping").await;
+    receiver.release();
+    assert!(patient.exit().await.success());
+    let rows = stack.deliveries().await;
+    assert_eq!((rows[0].status.as_str(), rows[0].attempt_count), ("delivered", 1));
+
+    let cut_short = EventrailProcess::dispatcher(BINARY, &stack, &[]).await;
+    api.client().post_event("order.created", "shop", json!({})).await;
+    receiver.wait_for(2).await;
+    cut_short.send_sigterm();
+    cut_short.until_says("stopping").await;
+    assert_eq!(cut_short.sigterm().await.code(), Some(1));
+    assert_eq!(stack.deliveries().await.len(), 1, "nothing is known of the attempt that was cut");
+
+    let _next = EventrailProcess::dispatcher(BINARY, &stack, &[]).await;
+    stack.assert_settled().await;
+    let rows = stack.deliveries().await;
+    assert!(rows.iter().all(|row| row.status == "delivered" && row.attempt_count == 1), "{rows:?}");
+    assert_eq!(receiver.count(), 3);
+}
