@@ -5,6 +5,7 @@
 
 mod api;
 mod eventually;
+mod invariants;
 mod process;
 mod proxy;
 mod receiver;
@@ -13,6 +14,7 @@ mod template;
 
 pub use api::{Api, Endpoint, Reply};
 pub use eventually::{PATIENCE, eventually, eventually_within};
+pub use invariants::Invariants;
 pub use process::EventrailProcess;
 pub use proxy::CuttingProxy;
 pub use receiver::{Answer, Receiver, Request};
