@@ -3,6 +3,9 @@
 
 use std::process::{Command, Output};
 
+/// A command, its environment, and the setting that it complains about.
+type Case = (&'static str, &'static [(&'static str, &'static str)], &'static str);
+
 fn eventrail(arguments: &[&str], environment: &[(&str, &str)]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_eventrail"));
     command.args(arguments).env_clear().envs(environment.iter().copied()).output().unwrap()
@@ -10,7 +13,7 @@ fn eventrail(arguments: &[&str], environment: &[(&str, &str)]) -> Output {
 
 #[test]
 fn bad_settings_are_refused_in_one_line_with_exit_code_2() {
-    let cases: &[(&str, &[(&str, &str)], &str)] = &[
+    let cases: &[Case] = &[
         ("dispatcher", &[("MAX_RETRIES", "many")], "MAX_RETRIES"),
         ("dispatcher", &[("MAX_RETRIES", "51")], "MAX_RETRIES"),
         ("up", &[("BASE_BACKOFF_MS", "5000"), ("MAX_BACKOFF_MS", "100")], "BASE_BACKOFF_MS"),
