@@ -83,6 +83,13 @@ impl Api {
         reply.body["id"].as_str().unwrap().to_owned()
     }
 
+    /// Posts events as one batch; answers their ids.
+    pub async fn post_batch(&self, events: &[Value]) -> Vec<String> {
+        let reply = self.post("/events/batch", &json!({ "events": events })).await.expect(200);
+        let results = reply.body["data"].as_array().unwrap();
+        results.iter().map(|result| result["id"].as_str().unwrap().to_owned()).collect()
+    }
+
     /// Posts an event under an `Idempotency-Key`.
     pub async fn post_event_once(
         &self,

@@ -202,6 +202,11 @@ impl Receiver {
         self.shared.state().requests.iter().filter(|request| request.path == path).cloned().collect()
     }
 
+    /// How many requests one path has got.
+    pub fn count_to(&self, path: &str) -> usize {
+        self.shared.state().requests.iter().filter(|request| request.path == path).count()
+    }
+
     /// Waits until `count` requests have arrived, and answers all so far.
     pub async fn wait_for(&self, count: usize) -> Vec<Request> {
         self.wait_until(|requests| requests.len() >= count).await
@@ -209,6 +214,15 @@ impl Receiver {
 
     /// Waits until the requests so far satisfy `enough`, and answers them.
     pub async fn wait_until(&self, enough: impl Fn(&[Request]) -> bool) -> Vec<Request> {
+        self.wait_until_within(PATIENCE, enough).await
+    }
+
+    /// The same, with a patience of one's own.
+    pub async fn wait_until_within(
+        &self,
+        patience: Duration,
+        enough: impl Fn(&[Request]) -> bool,
+    ) -> Vec<Request> {
         let waiting = async {
             loop {
                 let arrived = self.shared.arrived.notified();
@@ -220,10 +234,12 @@ impl Receiver {
                 arrived.await;
             }
         };
-        if tokio::time::timeout(PATIENCE, waiting).await.is_err() {
-            let paths: Vec<String> =
-                self.requests().into_iter().map(|request| request.path).take(20).collect();
-            panic!("only {} requests after {} s: {paths:?} …", self.count(), PATIENCE.as_secs());
+        if tokio::time::timeout(patience, waiting).await.is_err() {
+            let mut paths: BTreeMap<String, usize> = BTreeMap::new();
+            for request in self.requests() {
+                *paths.entry(request.path).or_default() += 1;
+            }
+            panic!("only {} requests after {} s: {paths:?}", self.count(), patience.as_secs());
         }
         self.requests()
     }

@@ -114,6 +114,14 @@ impl Stack {
         self.redis_client.get_multiplexed_async_connection().await.unwrap()
     }
 
+    /// Bytes that Redis uses for its data, buffers included.
+    pub async fn redis_memory(&self) -> u64 {
+        let mut redis = self.redis_connection().await;
+        let info: String = redis::cmd("INFO").arg("memory").query_async(&mut redis).await.unwrap();
+        let used = info.lines().find_map(|line| line.strip_prefix("used_memory:")).unwrap();
+        used.trim().parse().unwrap()
+    }
+
     /// All rows of `delivery`, by event and endpoint.
     pub async fn deliveries(&self) -> Vec<DeliveryRow> {
         let sql = "select event_id, endpoint_id, ask, status, attempt_count, attempt_total, last_status_code,
