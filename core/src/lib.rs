@@ -23,4 +23,5 @@ pub mod telemetry;
 #[cfg(feature = "testing")]
 pub mod testing;
 mod text;
+pub mod vault;
 pub mod verdict;
