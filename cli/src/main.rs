@@ -48,7 +48,11 @@ fn main() -> ExitCode {
     let command_line = Cli::command().after_help(settings::help());
     let cli = match command_line.try_get_matches().and_then(|matches| Cli::from_arg_matches(&matches)) {
         Ok(cli) => cli,
-        Err(error) if error.use_stderr() && error.kind() != ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => return settings::refuse(&settings::one_line(&error)),
+        Err(error)
+            if error.use_stderr() && error.kind() != ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand =>
+        {
+            return settings::refuse(&settings::one_line(&error));
+        }
         Err(help) => help.exit(),
     };
     if let Err(error) = eventrail_core::telemetry::install(&cli.telemetry) {
