@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use chrono::{TimeDelta, Utc};
 use eventrail_core::db::delivery::{Record, Status};
 use eventrail_core::db::recipient::State;
+use eventrail_core::group::GroupName;
 use eventrail_core::metrics as names;
 use eventrail_core::rail::entry::Read;
 use eventrail_core::rail::intake::{self, From};
@@ -37,6 +38,8 @@ const OWN_COUNT: usize = 1024;
 const HOLD: Duration = Duration::from_secs(5);
 /// The same where deferring would not help, since the endpoint is the feed's only one: given back then.
 const HOLD_SINGLE: Duration = Duration::from_secs(60);
+/// The longest that an entry is held: that, and the longest timeout of an attempt.
+pub(crate) const LONGEST_HOLD: Duration = Duration::from_secs(60 + 60);
 /// Entries that a live consumer has held longer than this are taken over all the same. At least three times
 /// the longest hold and attempt.
 pub(crate) const CLAIM_AFTER: Duration = Duration::from_secs(6 * 60);
@@ -57,6 +60,15 @@ enum Done {
     Prepared { stream: Arc<str>, positions: Vec<i64>, answer: anyhow::Result<Vec<Work>> },
     Claimed { group_id: i64, answer: anyhow::Result<Claimed> },
     Attempted(Box<Outcome>),
+    Renewed(redis::RedisResult<()>),
+}
+
+/// A retry in hand: leased until its outcome is settled.
+struct Leased {
+    group_id: i64,
+    group: GroupName,
+    /// The recorder has it, and settles it.
+    handed_on: bool,
 }
 
 pub(crate) struct Intake {
@@ -66,6 +78,9 @@ pub(crate) struct Intake {
     retries: HashMap<i64, RetrySlot>,
     /// Deliveries in hand: from being taken until their outcome is settled.
     held: HashSet<Member>,
+    /// Those of them that are leased from a retry ZSET.
+    leased: HashMap<Member, Leased>,
+    next_renewal: Instant,
     /// Entries in hand.
     entries: HashSet<(Arc<str>, i64)>,
     most_held: usize,
@@ -87,6 +102,8 @@ impl Intake {
             feeds: HashMap::new(),
             retries: HashMap::new(),
             held: HashSet::new(),
+            leased: HashMap::new(),
+            next_renewal: Instant::now(),
             entries: HashSet::new(),
             most_held: (max_in_flight * 8).max(2 * HARD_LIMIT),
             tasks: JoinSet::new(),
@@ -126,13 +143,18 @@ impl Intake {
     }
 
     async fn drain(mut self, mut settled: mpsc::UnboundedReceiver<Settled>, drain: Duration) {
-        self.lanes.clear();
+        for work in self.lanes.clear() {
+            if matches!(work.origin, Origin::Retry) {
+                self.give_back(work.member());
+            }
+        }
         tracing::info!(
             in_flight = self.lanes.in_flight(),
             "dispatcher stops: waiting for attempts under way"
         );
         let deadline = tokio::time::sleep(drain);
         tokio::pin!(deadline);
+        let mut renewal = tokio::time::interval(prepare::RENEW_LEASES_EVERY);
         while self.lanes.in_flight() > 0 {
             tokio::select! {
                 () = &mut deadline => {
@@ -145,9 +167,29 @@ impl Intake {
                     }
                 }
                 Some(_) = settled.recv() => {}
+                _ = renewal.tick() => self.renew_leases(),
             }
         }
         self.tasks.abort_all();
+        for member in self.leased.keys().copied().collect::<Vec<_>>() {
+            self.give_back(member);
+        }
+    }
+
+    /// A retry that this process will not try any more is due for others at once.
+    fn give_back(&mut self, member: Member) {
+        let Some(leased) = self.leased.get(&member).filter(|leased| !leased.handed_on) else { return };
+        let (group_id, group) = (leased.group_id, leased.group.clone());
+        self.send(Item::Later { member, group_id, group, at: Utc::now() });
+    }
+
+    fn renew_leases(&mut self) {
+        if self.leased.is_empty() {
+            return;
+        }
+        let in_hand = self.leased.iter().map(|(member, leased)| (leased.group.clone(), *member)).collect();
+        let context = Arc::clone(&self.context);
+        self.tasks.spawn(async move { Done::Renewed(prepare::renew(&context, in_hand).await) });
     }
 
     fn on_hint(&mut self, hint: Hint) {
@@ -171,6 +213,7 @@ impl Intake {
             Settled::Released { members, entries } => {
                 for member in members {
                     self.held.remove(&member);
+                    self.leased.remove(&member);
                 }
                 for entry in entries {
                     self.entries.remove(&entry);
@@ -211,6 +254,10 @@ impl Intake {
         }
         metrics::gauge!(names::IN_FLIGHT).set(self.lanes.in_flight() as f64);
         metrics::gauge!(names::BREAKERS_OPEN).set(self.lanes.open_breakers() as f64);
+        if self.next_renewal <= now {
+            self.next_renewal = now + prepare::RENEW_LEASES_EVERY;
+            self.renew_leases();
+        }
         self.feeds.retain(|_, slot| !slot.is_forgotten(now));
         self.look_after(now);
     }
@@ -240,6 +287,8 @@ impl Intake {
             },
             Ok(Done::Prepared { stream, positions, answer }) => self.on_prepared(&stream, &positions, answer),
             Ok(Done::Claimed { group_id, answer }) => self.on_claimed(group_id, answer),
+            Ok(Done::Renewed(Ok(()))) => {}
+            Ok(Done::Renewed(Err(error))) => tracing::debug!(%error, "leases of retries not renewed"),
             Err(error) if error.is_cancelled() => {}
             Err(error) => tracing::error!(%error, "a task of the intake panicked"),
         }
@@ -563,7 +612,17 @@ impl Intake {
         }
     }
 
-    fn send(&self, item: Item) {
+    fn send(&mut self, item: Item) {
+        let member = match &item {
+            Item::Record { record, .. } => {
+                Some(Member { event_id: record.event_id, endpoint_id: record.endpoint_id })
+            }
+            Item::Later { member, .. } | Item::Unschedule { member, .. } => Some(*member),
+            Item::Skip { .. } => None,
+        };
+        if let Some(leased) = member.and_then(|member| self.leased.get_mut(&member)) {
+            leased.handed_on = true;
+        }
         // The recorder outlives the intake; it is gone only when the process is about to be.
         let _ = self.recorder.send(item);
     }

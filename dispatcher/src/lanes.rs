@@ -211,11 +211,9 @@ impl Lanes {
     }
 
     /// Takes out everything that waits.
-    pub(crate) fn clear(&mut self) {
-        for lane in self.lanes.values_mut() {
-            lane.waiting.clear();
-        }
+    pub(crate) fn clear(&mut self) -> Vec<Work> {
         self.waiting = 0;
+        self.lanes.values_mut().flat_map(|lane| std::mem::take(&mut lane.waiting)).collect()
     }
 
     fn enter(ring: &mut VecDeque<EndpointId>, endpoint: EndpointId, lane: &mut Lane) {

@@ -23,8 +23,10 @@ use crate::event::{Event, EventCache};
 use crate::recipients::Recipients;
 use crate::work::{HeldEntry, Origin, Work};
 
-/// A claimed retry is given back by itself after this: longer than it can wait and be attempted.
-pub(crate) const RETRY_LEASE: Duration = Duration::from_secs(90);
+/// A claimed retry is given back by itself after this, unless the lease is renewed: so a dispatcher that died
+/// delays a retry by no more.
+const RETRY_LEASE: Duration = Duration::from_secs(12);
+pub(crate) const RENEW_LEASES_EVERY: Duration = Duration::from_secs(3);
 
 /// What all parts of the dispatcher share.
 pub(crate) struct Context {
@@ -173,6 +175,19 @@ pub(crate) async fn retries(
         pipeline.exec_async(&mut redis).await?;
     }
     Ok(Claimed { works, full, next: due.next })
+}
+
+/// Renews the leases of retries that are in hand.
+///
+/// # Errors
+/// Redis is away. The leases end, and another may try what is in hand here: a duplicate, as rare as that.
+pub(crate) async fn renew(context: &Context, in_hand: Vec<(GroupName, Member)>) -> redis::RedisResult<()> {
+    let until = Utc::now() + RETRY_LEASE;
+    let mut pipeline = redis::pipe();
+    for (group, member) in in_hand {
+        schedule::queue(&mut pipeline, &context.keys, &group, &[Change::Renew(member, until)]);
+    }
+    pipeline.exec_async(&mut context.redis.clone()).await
 }
 
 /// Makes sure that every endpoint that entries name is known, reading the record once if one is new.

@@ -21,8 +21,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::deliver::Courier;
 use crate::event::EventCache;
-use crate::intake::{CLAIM_AFTER, Intake};
-use crate::prepare::{Context, RETRY_LEASE};
+use crate::intake::{CLAIM_AFTER, Intake, LONGEST_HOLD};
+use crate::prepare::Context;
 use crate::recipients::{Defaults, Recipients};
 use crate::relay::{Relay, RelayConfig, Step};
 use crate::{http_client, probes, record};
@@ -50,7 +50,7 @@ pub async fn run(
 ) -> anyhow::Result<()> {
     config.validate()?;
     assert!(
-        CLAIM_AFTER >= 3 * (RETRY_LEASE),
+        CLAIM_AFTER >= 3 * LONGEST_HOLD,
         "entries are taken over only from those who can't hold them any more"
     );
     let name = format!("{}@{}-{}", config.consumer_name, host(), std::process::id());

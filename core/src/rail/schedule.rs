@@ -73,6 +73,8 @@ pub enum Change {
     Set(Member, DateTime<Utc>),
     /// Due at this time, unless it stands there already.
     Add(Member, DateTime<Utc>),
+    /// Leased until this time, if it still stands there.
+    Renew(Member, DateTime<Utc>),
     Remove(Member),
 }
 
@@ -92,6 +94,13 @@ pub fn queue(pipeline: &mut redis::Pipeline, keys: &Keys, group: &GroupName, cha
                 .arg(&key)
                 .arg("NX")
                 .arg(at.timestamp_millis())
+                .arg(member.text())
+                .ignore(),
+            Change::Renew(member, until) => pipeline
+                .cmd("ZADD")
+                .arg(&key)
+                .arg("XX")
+                .arg(until.timestamp_millis())
                 .arg(member.text())
                 .ignore(),
             Change::Remove(member) => pipeline.cmd("ZREM").arg(&key).arg(member.text()).ignore(),
