@@ -410,6 +410,10 @@ impl Intake {
         if !self.held.insert(work.member()) {
             return self.send(Item::Skip { origin: work.origin });
         }
+        if matches!(work.origin, Origin::Retry) {
+            let leased = Leased { group_id: work.group_id, group: work.group.clone(), handed_on: false };
+            self.leased.insert(work.member(), leased);
+        }
         let target = self.context.recipients.get(work.endpoint_id);
         let Some(target) = target.filter(|target| target.state != State::Deleted) else {
             return self.end_orphan(work);
