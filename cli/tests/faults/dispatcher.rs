@@ -1,5 +1,7 @@
 //! A dispatcher dies or is stopped in the middle of its deliveries.
 
+use std::time::Duration;
+
 use eventrail_core::testing::{Answer, CuttingProxy, eventually_within};
 
 use crate::traffic::post_all;
@@ -129,4 +131,38 @@ async fn a_stopped_dispatcher_gives_back_the_retries_that_it_had_claimed() {
     assert!(status.success(), "{status}");
     let figures = world.settles(&events, owed).await;
     assert_eq!(figures.duplicates, owed, "the second attempts were begun once and then made once");
+}
+
+#[tokio::test]
+async fn retries_under_way_at_a_kill_are_made_by_another_within_their_lease() {
+    let world = World::start().await;
+    let api = world.api(&[]).await;
+    let first = world.dispatcher(&[]).await;
+    for (path, times) in [(DEFAULT, 3), (ORDERS, 3), (USERS, 1)] {
+        world.receiver.script(path, (0..times).map(|_| Answer::status(500)));
+    }
+    world.hold_all();
+    let events = post_all(&api.client(), 0..3).await;
+    let owed = World::owed(&events);
+    world.receiver.wait_for(2 * owed).await;
+    let _second = world.dispatcher(&[]).await;
+    world.answer_all();
+    first.kill9().await;
+    let figures = world.settles(&events, owed).await;
+    assert_eq!(figures.duplicates, owed, "the second attempts were begun once and then made once");
+    assert!(world.stack.deliveries().await.iter().all(|row| row.attempt_count == 2));
+}
+
+#[tokio::test]
+async fn a_retry_that_takes_longer_than_its_lease_is_not_tried_twice() {
+    let world = World::start().await;
+    let api = world.api(&[]).await;
+    let _dispatchers = (world.dispatcher(&[]).await, world.dispatcher(&[]).await);
+    for (path, times) in [(DEFAULT, 3), (ORDERS, 3), (USERS, 1)] {
+        world.receiver.script(path, (0..times).map(|_| Answer::status(500)));
+        world.receiver.always(path, Answer::status(200).after(Duration::from_secs(16)));
+    }
+    let events = post_all(&api.client(), 0..3).await;
+    let figures = world.settles(&events, World::owed(&events)).await;
+    assert_eq!(figures.duplicates, 0, "the lease was renewed");
 }

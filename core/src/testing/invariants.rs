@@ -105,6 +105,8 @@ impl Invariants {
     /// PostgreSQL is away.
     pub async fn lock_feeds(&self) -> sqlx::Result<sqlx::PgTransaction<'static>> {
         let mut transaction = self.pool.begin().await?;
+        let patient = "set local idle_in_transaction_session_timeout = 0";
+        sqlx::query(patient).execute(&mut *transaction).await?;
         sqlx::query("select from feed for update").execute(&mut *transaction).await?;
         Ok(transaction)
     }
