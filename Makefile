@@ -4,7 +4,7 @@ PROFILE ?= release
 # Cargo's directory for the profile: dev builds into target/debug.
 BUILT := target/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))
 
-.PHONY: up test check ensure-tools
+.PHONY: up test check openapi ensure-tools
 
 up: ensure-tools
 	@cargo build --profile $(PROFILE) --bin eventrail
@@ -18,6 +18,10 @@ check:
 	cargo clippy --workspace --all-targets --locked -- -D warnings
 	RUSTDOCFLAGS="-D warnings -A rustdoc::private-intra-doc-links" \
 		cargo doc --workspace --no-deps --document-private-items --locked
+
+# Writes openapi.json from the handlers' annotations; a test holds it against them.
+openapi:
+	cargo test --quiet -p eventrail-api --test http -- --exact --ignored openapi::write_the_specification
 
 ensure-tools:
 	@scripts/ensure-rust

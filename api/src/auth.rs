@@ -14,7 +14,11 @@ use crate::Api;
 use crate::problem::{Kind, Problem};
 
 /// Paths that answer anybody.
-const OPEN: &[&str] = &["/health", "/livez", "/readyz", "/problems"];
+const OPEN: &[&str] = &["/health", "/livez", "/readyz", "/problems", "/openapi.json"];
+
+pub(crate) fn is_open(path: &str) -> bool {
+    OPEN.contains(&path)
+}
 
 /// Whom the API lets in.
 #[derive(Clone)]
@@ -60,7 +64,7 @@ fn bearer(authorization: &[u8]) -> Option<&[u8]> {
 
 pub(crate) async fn authenticate(State(api): State<Api>, request: Request, next: Next) -> Response {
     let given = request.headers().get(AUTHORIZATION).map(|value| value.as_bytes());
-    if OPEN.contains(&request.uri().path()) || api.access.admits(given) {
+    if is_open(request.uri().path()) || api.access.admits(given) {
         return next.run(request).await;
     }
     Problem::new(Kind::Unauthorized, "Send a known key as `Authorization: Bearer …`").into_response()

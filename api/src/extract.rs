@@ -8,6 +8,7 @@ use eventrail_core::group::GroupName;
 use eventrail_core::ids::{EndpointId, EventId};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use utoipa::IntoParams;
 
 use crate::problem::{Kind, Problem};
 
@@ -41,10 +42,15 @@ impl<S: Send + Sync> FromRequestParts<S> for NoQuery {
 }
 
 /// A page of a list.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
 pub(crate) struct PageQuery {
+    /// So many at most; 50 by default.
+    #[param(value_type = i64, required = false, minimum = 1, maximum = 500)]
     limit: Option<i64>,
+    /// The `next_cursor` of the page before.
+    #[param(value_type = String, required = false)]
     pub(crate) cursor: Option<String>,
 }
 

@@ -25,6 +25,7 @@ mod body;
 mod extract;
 mod ingest;
 mod observe;
+pub mod openapi;
 pub mod problem;
 mod routes;
 mod server;
@@ -122,7 +123,7 @@ pub async fn serve_on(
 
 /// All routes with all layers; the outermost is the last.
 fn router(api: Api) -> Router {
-    routes::routes()
+    routes::router()
         .layer(CatchPanicLayer::custom(observe::panicked))
         .layer(axum::middleware::from_fn_with_state(api.clone(), auth::authenticate))
         .layer(axum::middleware::from_fn(observe::observe))

@@ -104,6 +104,10 @@ impl Kind {
         }
     }
 
+    pub fn of_slug(slug: &str) -> Option<Self> {
+        Self::ALL.iter().copied().find(|kind| kind.parts().0 == slug)
+    }
+
     /// The kind that stands for a status which the framework answered by itself.
     pub fn of_status(status: StatusCode) -> Self {
         match status {

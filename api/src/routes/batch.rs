@@ -10,29 +10,37 @@ use eventrail_core::ids::EventId;
 use serde::de::{SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
+use utoipa::ToSchema;
 
 use super::events::{Parts, given, json};
 use crate::Api;
 use crate::body::{self, Object};
 use crate::extract::{KeyHeader, NoQuery};
+use crate::openapi::schema;
 use crate::problem::{Kind, Problem};
 
 const MAX_EVENTS: usize = 1000;
 
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct BatchBody<'a> {
     #[serde(borrow)]
+    #[schema(value_type = Vec<BatchEvent<'_>>, min_items = 1, max_items = 1000)]
     events: Option<Events<'a>>,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct BatchEvent<'a> {
+    #[schema(value_type = schema::PostedType)]
     event_type: Option<EventType>,
+    #[schema(value_type = schema::Source)]
     source: Option<Source>,
+    /// Any JSON value; it is delivered as it stands.
     #[serde(borrow, default, deserialize_with = "given")]
+    #[schema(value_type = serde_json::Value, required)]
     payload: Option<&'a RawValue>,
+    #[schema(value_type = Option<schema::IdempotencyKey>)]
     idempotency_key: Option<IdempotencyKey>,
 }
 
@@ -67,15 +75,31 @@ impl<'de: 'a, 'a> Deserialize<'de> for Events<'a> {
     }
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = BatchAnswer)]
 struct Answer {
+    /// One for each event, in their order.
     data: Vec<AnswerItem>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = BatchAnswerItem)]
 struct AnswerItem {
+    /// With `duplicate` and `conflict` the first event's.
+    #[schema(value_type = schema::EventId)]
     id: EventId,
+    /// `conflict`: the key stands for an event with another type or payload, and nothing was stored.
+    #[schema(value_type = BatchStatus)]
     status: &'static str,
+}
+
+#[derive(ToSchema)]
+#[schema(rename_all = "snake_case")]
+#[expect(dead_code, reason = "the schema of three words")]
+enum BatchStatus {
+    Created,
+    Duplicate,
+    Conflict,
 }
 
 impl From<&Appended> for AnswerItem {
@@ -88,7 +112,20 @@ impl From<&Appended> for AnswerItem {
     }
 }
 
-/// `POST /events/batch`
+/// Post up to 1000 events
+///
+/// All are committed together, or none: one that can't be used refuses the batch. Keys are the events' own.
+#[utoipa::path(
+    post,
+    path = "/events/batch",
+    tag = "events",
+    request_body = BatchBody<'_>,
+    responses(
+        (status = 200, description = "All are stored", body = Answer),
+        (status = 422, description = "invalid-idempotency-key"),
+        (status = 503, description = "overloaded, outcome-unknown"),
+    )
+)]
 pub(super) async fn create_events(
     State(api): State<Api>,
     _: NoQuery,

@@ -7,25 +7,34 @@ use eventrail_core::db::log;
 use eventrail_core::db::whereabouts::{self, Attempt, Target};
 use eventrail_core::ids::{EndpointId, EventId};
 use serde::{Serialize, Serializer};
+use utoipa::ToSchema;
 
 use super::Page;
 use super::events::{json, micros};
 use crate::Api;
 use crate::extract::{NoQuery, endpoint_id, event_id, no_such_event};
+use crate::openapi::params::{DeliveryPath, EventPath};
+use crate::openapi::schema;
 use crate::problem::Problem;
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 struct DeliveryView {
+    #[schema(value_type = schema::EventId)]
     event_id: EventId,
+    #[schema(value_type = schema::EndpointId)]
     endpoint_id: EndpointId,
+    #[schema(value_type = schema::GroupName)]
     group: String,
+    #[schema(value_type = schema::DeliveryStatus)]
     status: String,
     /// What it waits for: `queued`, `deferred`, `retrying`, `group_paused`, `parked`, or null.
+    #[schema(value_type = Option<schema::DeliveryReason>)]
     reason: Option<&'static str>,
     attempts: i32,
     #[serde(serialize_with = "micros_or_null")]
     next_attempt_at: Option<DateTime<Utc>>,
     last_status_code: Option<i32>,
+    #[schema(value_type = Option<schema::FailureKind>)]
     last_error: Option<String>,
     #[serde(serialize_with = "micros_or_null")]
     updated_at: Option<DateTime<Utc>>,
@@ -48,16 +57,21 @@ impl DeliveryView {
     }
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 struct AttemptView {
+    /// Counted from 1 over all attempts of the delivery.
     number: i32,
     #[serde(serialize_with = "micros")]
     started_at: DateTime<Utc>,
     duration_ms: i32,
     status_code: Option<i32>,
+    /// Why it failed; `status` where the answer was not a 2xx.
+    #[schema(value_type = Option<schema::FailureKind>)]
     error: Option<String>,
     error_detail: Option<String>,
+    /// The beginning of the answer.
     response_body: Option<String>,
+    /// What made it: `feed`, `retry` or `catch_up`.
     trigger: String,
 }
 
@@ -77,7 +91,7 @@ impl From<Attempt> for AttemptView {
     }
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 struct OneDelivery {
     #[serde(flatten)]
     delivery: DeliveryView,
@@ -91,7 +105,16 @@ fn micros_or_null<S: Serializer>(at: &Option<DateTime<Utc>>, serializer: S) -> R
     }
 }
 
-/// `GET /events/{id}/deliveries`: one for each target, tried or not.
+/// Where is my webhook?
+///
+/// One delivery for each endpoint that the event is owed to, tried or not.
+#[utoipa::path(
+    get,
+    path = "/events/{id}/deliveries",
+    tag = "deliveries",
+    params(EventPath),
+    responses((status = 200, description = "The event's deliveries", body = Page<DeliveryView>))
+)]
 pub(super) async fn list_event_deliveries(
     State(api): State<Api>,
     Path(id): Path<String>,
@@ -106,7 +129,14 @@ pub(super) async fn list_event_deliveries(
     Ok(json(&Page { data, next_cursor: None }))
 }
 
-/// `GET /deliveries/{event_id}/{endpoint_id}`: one, with its attempts.
+/// Read a delivery with its attempts
+#[utoipa::path(
+    get,
+    path = "/deliveries/{event_id}/{endpoint_id}",
+    tag = "deliveries",
+    params(DeliveryPath),
+    responses((status = 200, description = "The delivery", body = OneDelivery))
+)]
 pub(super) async fn get_delivery(
     State(api): State<Api>,
     Path((event, endpoint)): Path<(String, String)>,

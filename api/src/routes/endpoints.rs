@@ -14,27 +14,44 @@ use eventrail_core::matching::{Filter, Pattern};
 use eventrail_core::retry::RetryOverride;
 use eventrail_core::secret::Secret;
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::events::{json, micros};
 use super::{Page, description, reachable};
 use crate::Api;
 use crate::body::{Json, Object};
 use crate::extract::{NoQuery, PageQuery, Query, endpoint_id, group_name, no_such_endpoint, no_such_group};
+use crate::openapi::params::{EndpointPath, GroupPath};
+use crate::openapi::schema;
 use crate::problem::{FieldError, Kind, Problem};
 
 const MAX_PATTERNS: usize = 100;
 
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct EndpointBody {
+    #[schema(value_type = schema::EndpointUrl)]
     url: Option<EndpointUrl>,
+    #[schema(value_type = Option<schema::Description>)]
     description: Option<String>,
+    /// Which events it is sent; all by default.
+    #[schema(value_type = Option<Vec<schema::Pattern>>, max_items = 100)]
     event_types: Option<Vec<Pattern>>,
+    /// Whose events it is sent; everybody's by default.
+    #[schema(value_type = Option<Vec<schema::Source>>, max_items = 100)]
     sources: Option<Vec<Source>>,
+    #[schema(value_type = Option<schema::CustomHeaders>)]
     headers: Option<CustomHeaders>,
+    /// How long a delivery may take.
+    #[schema(minimum = 100, maximum = 60_000)]
     timeout_ms: Option<i64>,
+    /// How many deliveries may be under way at once.
+    #[schema(minimum = 1, maximum = 10_000)]
     max_in_flight: Option<i64>,
+    #[schema(value_type = Option<schema::RetryOverride>)]
     retry: Option<Object<RetryOverride>>,
+    /// Made by EventRail by default.
+    #[schema(value_type = Option<schema::Secret>)]
     secret: Option<Secret>,
 }
 
@@ -81,19 +98,27 @@ impl EndpointBody {
     }
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 struct EndpointView<'a> {
+    #[schema(value_type = schema::EndpointId)]
     id: EndpointId,
+    #[schema(value_type = schema::GroupName)]
     group: &'a GroupName,
     url: String,
     description: String,
+    #[schema(value_type = Vec<schema::Pattern>)]
     event_types: Vec<String>,
+    #[schema(value_type = Vec<schema::Source>)]
     sources: Vec<String>,
+    #[schema(value_type = schema::CustomHeaders)]
     headers: CustomHeaders,
     timeout_ms: Option<i32>,
     max_in_flight: Option<i32>,
+    #[schema(value_type = Option<schema::RetryOverride>)]
     retry: Option<RetryOverride>,
+    #[schema(value_type = schema::EndpointStatus)]
     status: String,
+    #[schema(value_type = Option<schema::DisabledReason>)]
     disabled_reason: Option<String>,
     #[serde(serialize_with = "micros")]
     created_at: DateTime<Utc>,
@@ -101,6 +126,7 @@ struct EndpointView<'a> {
     updated_at: DateTime<Utc>,
     /// Shown when it was just made; later under `…/secret`.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = schema::Secret, required = false)]
     secret: Option<String>,
 }
 
@@ -126,7 +152,20 @@ impl<'a> EndpointView<'a> {
     }
 }
 
-/// `POST /consumer-groups/{group}/endpoints`
+/// Create an endpoint
+///
+/// It is sent the events that are posted from now on. The answer holds its signing secret.
+#[utoipa::path(
+    post,
+    path = "/consumer-groups/{group}/endpoints",
+    tag = "endpoints",
+    params(GroupPath),
+    request_body = EndpointBody,
+    responses(
+        (status = 201, description = "Created", body = EndpointView<'_>, headers(("location" = String, description = "Its path"))),
+        (status = 409, description = "url-taken"),
+    )
+)]
 pub(super) async fn create_endpoint(
     State(api): State<Api>,
     Path(group): Path<String>,
@@ -152,7 +191,16 @@ pub(super) async fn create_endpoint(
     }
 }
 
-/// `GET /consumer-groups/{group}/endpoints`
+/// List a group's endpoints
+///
+/// The newest first.
+#[utoipa::path(
+    get,
+    path = "/consumer-groups/{group}/endpoints",
+    tag = "endpoints",
+    params(GroupPath, PageQuery),
+    responses((status = 200, description = "A page of endpoints", body = Page<EndpointView<'_>>))
+)]
 pub(super) async fn list_endpoints(
     State(api): State<Api>,
     Path(group): Path<String>,
@@ -167,7 +215,14 @@ pub(super) async fn list_endpoints(
     Ok(json(&page.map(|endpoint| EndpointView::new(&name, endpoint))))
 }
 
-/// `GET /consumer-groups/{group}/endpoints/{id}`
+/// Read an endpoint
+#[utoipa::path(
+    get,
+    path = "/consumer-groups/{group}/endpoints/{id}",
+    tag = "endpoints",
+    params(EndpointPath),
+    responses((status = 200, description = "The endpoint", body = EndpointView<'_>))
+)]
 pub(super) async fn get_endpoint(
     State(api): State<Api>,
     Path((group, id)): Path<(String, String)>,
@@ -178,7 +233,16 @@ pub(super) async fn get_endpoint(
     Ok(json(&EndpointView::new(&group, found.ok_or_else(no_such_endpoint)?)))
 }
 
-/// `DELETE /consumer-groups/{group}/endpoints/{id}`
+/// Delete an endpoint
+///
+/// Deliveries to it that are still to be made are given up.
+#[utoipa::path(
+    delete,
+    path = "/consumer-groups/{group}/endpoints/{id}",
+    tag = "endpoints",
+    params(EndpointPath),
+    responses((status = 204, description = "Deleted"))
+)]
 pub(super) async fn delete_endpoint(
     State(api): State<Api>,
     Path((group, id)): Path<(String, String)>,
@@ -193,18 +257,28 @@ pub(super) async fn delete_endpoint(
     }
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 struct SecretsView {
+    /// Deliveries are signed with each of them.
     secrets: Vec<SecretView>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 struct SecretView {
+    #[schema(value_type = schema::Secret)]
     secret: String,
+    #[schema(format = DateTime)]
     expires_at: Option<String>,
 }
 
-/// `GET /consumer-groups/{group}/endpoints/{id}/secret`
+/// Read an endpoint's signing secrets
+#[utoipa::path(
+    get,
+    path = "/consumer-groups/{group}/endpoints/{id}/secret",
+    tag = "endpoints",
+    params(EndpointPath),
+    responses((status = 200, description = "The secrets, not to be stored by caches", body = SecretsView))
+)]
 pub(super) async fn get_endpoint_secret(
     State(api): State<Api>,
     Path((group, id)): Path<(String, String)>,

@@ -10,18 +10,25 @@ use eventrail_core::event::{EventType, IdempotencyKey, Source};
 use eventrail_core::ids::EventId;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::value::RawValue;
+use utoipa::ToSchema;
 
 use crate::Api;
 use crate::body::{self, Object};
 use crate::extract::{KeyHeader, NoQuery, event_id, no_such_event};
+use crate::openapi::params::EventPath;
+use crate::openapi::schema;
 use crate::problem::{FieldError, Kind, Problem};
 
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct EventBody<'a> {
+    #[schema(value_type = schema::PostedType)]
     event_type: Option<EventType>,
+    #[schema(value_type = schema::Source)]
     source: Option<Source>,
+    /// Any JSON value; it is delivered as it stands.
     #[serde(borrow, default, deserialize_with = "given")]
+    #[schema(value_type = serde_json::Value, required)]
     payload: Option<&'a RawValue>,
 }
 
@@ -65,10 +72,13 @@ impl Parts<'_> {
     }
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 struct EventAnswer<'a> {
+    #[schema(value_type = schema::EventId)]
     id: EventId,
+    #[schema(value_type = schema::EventType)]
     event_type: &'a str,
+    #[schema(value_type = schema::Source)]
     source: &'a str,
     #[serde(serialize_with = "micros")]
     created_at: DateTime<Utc>,
@@ -79,7 +89,24 @@ pub(super) fn micros<S: Serializer>(at: &DateTime<Utc>, serializer: S) -> Result
     serializer.serialize_str(&at.to_rfc3339_opts(SecondsFormat::Micros, true))
 }
 
-/// `POST /events`
+/// Post an event
+///
+/// It is stored before the answer. With an `Idempotency-Key` it is stored once, however often it is sent:
+/// then the answer is a 200 with the header `idempotent-replayed`.
+#[utoipa::path(
+    post,
+    path = "/events",
+    tag = "events",
+    params(("Idempotency-Key" = Option<schema::IdempotencyKey>, Header, description = "One for each event of a source")),
+    request_body = EventBody<'_>,
+    responses(
+        (status = 201, description = "Stored", body = EventAnswer<'_>),
+        (status = 200, description = "Stored before, under this key", body = EventAnswer<'_>,
+            headers(("idempotent-replayed" = bool, description = "`true`"))),
+        (status = 422, description = "invalid-idempotency-key, idempotency-key-reused"),
+        (status = 503, description = "overloaded, outcome-unknown"),
+    )
+)]
 pub(super) async fn create_event(
     State(api): State<Api>,
     _: NoQuery,
@@ -129,18 +156,30 @@ pub(super) fn json(value: &impl Serialize) -> Response {
     }
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 struct EventView<'a> {
+    #[schema(value_type = schema::EventId)]
     id: EventId,
+    /// Its place in the log.
     position: i64,
+    #[schema(value_type = schema::EventType)]
     event_type: &'a str,
+    #[schema(value_type = schema::Source)]
     source: &'a str,
     #[serde(serialize_with = "micros")]
     created_at: DateTime<Utc>,
+    #[schema(value_type = serde_json::Value)]
     payload: Box<RawValue>,
 }
 
-/// `GET /events/{id}`
+/// Read an event
+#[utoipa::path(
+    get,
+    path = "/events/{id}",
+    tag = "events",
+    params(EventPath),
+    responses((status = 200, description = "The event with its payload", body = EventView<'_>))
+)]
 pub(super) async fn get_event(
     State(api): State<Api>,
     Path(id): Path<String>,

@@ -8,26 +8,35 @@ use eventrail_core::db::group::{self, Created, Deleted, Group};
 use eventrail_core::group::GroupName;
 use eventrail_core::retry::RetryOverride;
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::events::{json, micros};
 use super::{Page, description};
 use crate::Api;
 use crate::body::{Json, Object};
 use crate::extract::{NoQuery, PageQuery, Query, group_name, no_such_group};
+use crate::openapi::params::GroupPath;
+use crate::openapi::schema;
 use crate::problem::{Kind, Problem};
 
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct GroupBody {
+    #[schema(value_type = schema::GroupName)]
     name: Option<GroupName>,
+    #[schema(value_type = Option<schema::Description>)]
     description: Option<String>,
+    /// For the endpoints that say nothing else.
+    #[schema(value_type = Option<schema::RetryOverride>)]
     retry: Option<Object<RetryOverride>>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 struct GroupView {
+    #[schema(value_type = schema::GroupName)]
     name: String,
     description: String,
+    #[schema(value_type = Option<schema::RetryOverride>)]
     retry: Option<RetryOverride>,
     paused: bool,
     #[serde(serialize_with = "micros")]
@@ -46,7 +55,17 @@ impl From<Group> for GroupView {
     }
 }
 
-/// `POST /consumer-groups`
+/// Create a group
+#[utoipa::path(
+    post,
+    path = "/consumer-groups",
+    tag = "groups",
+    request_body = GroupBody,
+    responses(
+        (status = 201, description = "Created", body = GroupView, headers(("location" = String, description = "Its path"))),
+        (status = 409, description = "name-taken"),
+    )
+)]
 pub(super) async fn create_group(
     State(api): State<Api>,
     _: NoQuery,
@@ -67,7 +86,16 @@ pub(super) async fn create_group(
     }
 }
 
-/// `GET /consumer-groups`
+/// List groups
+///
+/// The newest first.
+#[utoipa::path(
+    get,
+    path = "/consumer-groups",
+    tag = "groups",
+    params(PageQuery),
+    responses((status = 200, description = "A page of groups", body = Page<GroupView>))
+)]
 pub(super) async fn list_groups(
     State(api): State<Api>,
     Query(page): Query<PageQuery>,
@@ -79,7 +107,14 @@ pub(super) async fn list_groups(
     Ok(json(&page.map(GroupView::from)))
 }
 
-/// `GET /consumer-groups/{group}`
+/// Read a group
+#[utoipa::path(
+    get,
+    path = "/consumer-groups/{group}",
+    tag = "groups",
+    params(GroupPath),
+    responses((status = 200, description = "The group", body = GroupView))
+)]
 pub(super) async fn get_group(
     State(api): State<Api>,
     Path(name): Path<String>,
@@ -89,7 +124,16 @@ pub(super) async fn get_group(
     Ok(json(&GroupView::from(group)))
 }
 
-/// `DELETE /consumer-groups/{group}`
+/// Delete a group
+///
+/// Its endpoints go with it, and so do deliveries that are still to be made.
+#[utoipa::path(
+    delete,
+    path = "/consumer-groups/{group}",
+    tag = "groups",
+    params(GroupPath),
+    responses((status = 204, description = "Deleted"), (status = 409, description = "default-group"))
+)]
 pub(super) async fn delete_group(
     State(api): State<Api>,
     Path(name): Path<String>,

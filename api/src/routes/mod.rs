@@ -4,16 +4,20 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use axum::Router;
-use axum::routing::{get, post};
 use eventrail_core::egress::{Denied, EgressPolicy};
 use eventrail_core::endpoint::EndpointUrl;
 use serde::Serialize;
+use utoipa::ToSchema;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use crate::Api;
+use crate::openapi;
 use crate::problem::{Kind, Problem};
 
 mod batch;
 mod deliveries;
+mod documents;
 mod endpoints;
 mod events;
 mod groups;
@@ -21,39 +25,40 @@ mod probes;
 
 const RESOLVE_DEADLINE: Duration = Duration::from_secs(2);
 
-pub(crate) fn routes() -> Router<Api> {
-    Router::new()
-        .route("/events", post(events::create_event))
-        .route("/events/batch", post(batch::create_events))
-        .route("/events/{id}", get(events::get_event))
-        .route("/events/{id}/deliveries", get(deliveries::list_event_deliveries))
-        .route("/deliveries/{event_id}/{endpoint_id}", get(deliveries::get_delivery))
-        .route("/consumer-groups", post(groups::create_group).get(groups::list_groups))
-        .route("/consumer-groups/{group}", get(groups::get_group).delete(groups::delete_group))
-        .route(
-            "/consumer-groups/{group}/endpoints",
-            post(endpoints::create_endpoint).get(endpoints::list_endpoints),
-        )
-        .route(
-            "/consumer-groups/{group}/endpoints/{id}",
-            get(endpoints::get_endpoint).delete(endpoints::delete_endpoint),
-        )
-        .route("/consumer-groups/{group}/endpoints/{id}/secret", get(endpoints::get_endpoint_secret))
-        .route("/health", get(probes::health))
-        .route("/livez", get(probes::livez))
-        .route("/readyz", get(probes::readyz))
-        .route("/metrics", get(probes::metrics))
-        .route("/problems", get(probes::problems))
-        .fallback(async || Problem::not_found("There is no such path"))
-        .method_not_allowed_fallback(async || {
-            Problem::new(Kind::MethodNotAllowed, "The `Allow` header names the methods of this path")
-        })
+pub(crate) fn router() -> Router<Api> {
+    let router: Router<Api> = routes().into();
+    router.fallback(async || Problem::not_found("There is no such path")).method_not_allowed_fallback(
+        async || Problem::new(Kind::MethodNotAllowed, "The `Allow` header names the methods of this path"),
+    )
+}
+
+/// All routes, with what [`openapi`] says of them.
+pub(crate) fn routes() -> OpenApiRouter<Api> {
+    OpenApiRouter::with_openapi(openapi::base())
+        .routes(routes!(events::create_event))
+        .routes(routes!(batch::create_events))
+        .routes(routes!(events::get_event))
+        .routes(routes!(deliveries::list_event_deliveries))
+        .routes(routes!(deliveries::get_delivery))
+        .routes(routes!(groups::create_group, groups::list_groups))
+        .routes(routes!(groups::get_group, groups::delete_group))
+        .routes(routes!(endpoints::create_endpoint, endpoints::list_endpoints))
+        .routes(routes!(endpoints::get_endpoint, endpoints::delete_endpoint))
+        .routes(routes!(endpoints::get_endpoint_secret))
+        .routes(routes!(probes::health))
+        .routes(routes!(probes::livez))
+        .routes(routes!(probes::readyz))
+        .routes(routes!(probes::metrics))
+        .routes(routes!(documents::problems))
+        .routes(routes!(documents::openapi_json))
 }
 
 /// One page of a list, and where the next begins.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 struct Page<T> {
     data: Vec<T>,
+    /// The `cursor` of the next page; null on the last.
+    #[schema(required)]
     next_cursor: Option<String>,
 }
 

@@ -1,4 +1,4 @@
-//! Probes, metrics, and the page that explains problems.
+//! Probes and metrics.
 
 use std::time::Duration;
 
@@ -8,21 +8,43 @@ use axum::response::{IntoResponse as _, Response};
 use eventrail_core::db::migrate;
 use eventrail_core::rail::probe;
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::events::json;
 use crate::Api;
+use crate::openapi::SERVICE;
 use crate::problem::{Kind, Problem};
 
 const PROBE_DEADLINE: Duration = Duration::from_secs(2);
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 struct Health {
+    /// `ok` or `degraded`.
     status: &'static str,
+    /// `ok` or `unavailable`.
     postgres: &'static str,
+    /// `ok` or `unavailable`.
     redis: &'static str,
 }
 
-/// `GET /health`: all parts, 503 if one is away. Events are accepted without Redis, too: see [`readyz`].
+#[derive(Serialize, ToSchema)]
+struct Up {
+    /// `ok`
+    status: &'static str,
+}
+
+/// How all parts are
+///
+/// Events are accepted without Redis, too: `/readyz` tells whether they are.
+#[utoipa::path(
+    get,
+    path = "/health",
+    tag = SERVICE,
+    responses(
+        (status = 200, description = "All parts are well", body = Health),
+        (status = 503, description = "One is away", body = Health),
+    )
+)]
 pub(super) async fn health(State(api): State<Api>) -> Response {
     let postgres = tokio::time::timeout(PROBE_DEADLINE, migrate::is_current(&api.pool));
     let redis = tokio::time::timeout(PROBE_DEADLINE, probe::ping(&api.redis));
@@ -37,15 +59,24 @@ pub(super) async fn health(State(api): State<Api>) -> Response {
     (status, json(&Health { status: summary, postgres: word(postgres), redis: word(redis) })).into_response()
 }
 
-/// `GET /livez`: the process answers.
+/// Whether the process answers
+#[utoipa::path(get, path = "/livez", tag = SERVICE, responses((status = 200, description = "It does", body = Up)))]
 pub(super) async fn livez() -> Response {
-    json(&serde_json::json!({ "status": "ok" }))
+    json(&Up { status: "ok" })
 }
 
-/// `GET /readyz`: events can be stored, which needs PostgreSQL with the schema of this version.
+/// Whether events can be stored
+///
+/// That needs PostgreSQL with the schema of this version.
+#[utoipa::path(
+    get,
+    path = "/readyz",
+    tag = SERVICE,
+    responses((status = 200, description = "They can", body = Up), (status = 503, description = "unavailable"))
+)]
 pub(super) async fn readyz(State(api): State<Api>) -> Result<Response, Problem> {
     match tokio::time::timeout(PROBE_DEADLINE, migrate::is_current(&api.pool)).await {
-        Ok(Ok(true)) => Ok(json(&serde_json::json!({ "status": "ok" }))),
+        Ok(Ok(true)) => Ok(json(&Up { status: "ok" })),
         Ok(Ok(false)) => Err(Problem::new(
             Kind::Unavailable,
             "The schema is older than this version: run `eventrail migrate`",
@@ -54,13 +85,13 @@ pub(super) async fn readyz(State(api): State<Api>) -> Result<Response, Problem> 
     }
 }
 
-/// `GET /metrics`: Prometheus text.
+/// Metrics for Prometheus
+#[utoipa::path(
+    get,
+    path = "/metrics",
+    tag = SERVICE,
+    responses((status = 200, description = "Its text format", body = String, content_type = "text/plain"))
+)]
 pub(super) async fn metrics(State(api): State<Api>) -> Response {
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], api.prometheus.render()).into_response()
-}
-
-/// `GET /problems`: what the `type` of each problem points to.
-pub(super) async fn problems() -> Response {
-    let page = include_str!("../../../docs/PROBLEMS.md");
-    ([(header::CONTENT_TYPE, "text/markdown; charset=utf-8")], page).into_response()
 }

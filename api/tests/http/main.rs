@@ -11,5 +11,6 @@ mod events;
 mod faults;
 mod groups;
 mod log_order;
+mod openapi;
 mod problems;
 mod support;

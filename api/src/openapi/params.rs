@@ -1,0 +1,42 @@
+//! Parameters in paths. Handlers take them as text, for a malformed one is simply not found.
+#![expect(dead_code, reason = "read by the derive alone")]
+
+use utoipa::IntoParams;
+
+use super::schema;
+
+#[derive(IntoParams)]
+#[into_params(parameter_in = Path)]
+pub(crate) struct EventPath {
+    /// The event.
+    #[param(value_type = schema::EventId)]
+    id: String,
+}
+
+#[derive(IntoParams)]
+#[into_params(parameter_in = Path)]
+pub(crate) struct GroupPath {
+    /// The group's name.
+    #[param(value_type = schema::GroupName)]
+    group: String,
+}
+
+#[derive(IntoParams)]
+#[into_params(parameter_in = Path)]
+pub(crate) struct EndpointPath {
+    /// The group's name.
+    #[param(value_type = schema::GroupName)]
+    group: String,
+    /// The endpoint.
+    #[param(value_type = schema::EndpointId)]
+    id: String,
+}
+
+#[derive(IntoParams)]
+#[into_params(parameter_in = Path)]
+pub(crate) struct DeliveryPath {
+    #[param(value_type = schema::EventId)]
+    event_id: String,
+    #[param(value_type = schema::EndpointId)]
+    endpoint_id: String,
+}

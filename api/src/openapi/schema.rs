@@ -1,0 +1,246 @@
+//! Schemas of core's types, which know nothing of OpenAPI, and of problems.
+#![expect(dead_code, reason = "read by the derives alone")]
+
+use std::borrow::Cow;
+
+use serde::Deserialize;
+use utoipa::openapi::schema::{AdditionalProperties, Object, ObjectBuilder, Schema, Type};
+use utoipa::openapi::{RefOr, SchemaFormat};
+use utoipa::{PartialSchema, ToSchema};
+
+/// Declares a schema of text: its name, what it is, its pattern (ECMA-262), its greatest length, an example.
+macro_rules! text {
+    ($name:ident, $description:literal, $pattern:literal, $max_length:literal, $example:literal) => {
+        pub(crate) struct $name;
+
+        impl PartialSchema for $name {
+            fn schema() -> RefOr<Schema> {
+                let text = Object::with_type(Type::String);
+                let text = ObjectBuilder::from(text).description(Some($description)).pattern(Some($pattern));
+                text.max_length(Some($max_length)).examples([$example]).into()
+            }
+        }
+
+        impl ToSchema for $name {
+            fn name() -> Cow<'static, str> {
+                stringify!($name).into()
+            }
+        }
+    };
+}
+
+text!(EventId, "An event's id", "^evt_[0-7][0-9a-hjkmnp-tv-z]{25}$", 30, "evt_01h455vb4pex5vsknk084sn02q");
+text!(
+    EndpointId,
+    "An endpoint's id",
+    "^ep_[0-7][0-9a-hjkmnp-tv-z]{25}$",
+    29,
+    "ep_01h455vb4pex5vsknk084sn02q"
+);
+text!(
+    EventType,
+    "Segments of `A-Z a-z 0-9 _ -`, separated by single dots",
+    "^[A-Za-z0-9_-]+(\\.[A-Za-z0-9_-]+)*$",
+    128,
+    "invoice.paid"
+);
+text!(
+    PostedType,
+    "An event type that does not begin with `eventrail`: those events are EventRail's own",
+    "^(?!eventrail(\\.|$))[A-Za-z0-9_-]+(\\.[A-Za-z0-9_-]+)*$",
+    128,
+    "invoice.paid"
+);
+text!(Source, "Who sent an event: visible ASCII", "^[!-~]+$", 128, "billing");
+text!(IdempotencyKey, "Names what must happen once: visible ASCII", "^[!-~]+$", 255, "invoice-4711-paid");
+text!(
+    Pattern,
+    "An event type, or `*`, or the first segments of a type and `.*` for one or more others",
+    "^(\\*|[A-Za-z0-9_-]+(\\.[A-Za-z0-9_-]+)*(\\.\\*)?)$",
+    128,
+    "invoice.*"
+);
+text!(GroupName, "The name of a consumer group", "^[a-z0-9][a-z0-9_-]*$", 64, "default");
+text!(Description, "Text for people, without NUL", "^[^\\x00]*$", 1024, "Invoices for the ledger");
+text!(
+    Secret,
+    "A signing secret of Standard Webhooks: 24 to 64 bytes in base64 after `whsec_`",
+    "^whsec_[A-Za-z0-9+/]{32,86}={0,2}$",
+    94,
+    "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
+);
+
+/// Where an endpoint listens.
+pub(crate) struct EndpointUrl;
+
+impl PartialSchema for EndpointUrl {
+    fn schema() -> RefOr<Schema> {
+        let description = "An absolute http or https URL without user name, password or fragment, whose host is \
+                           outside private networks";
+        ObjectBuilder::from(Object::with_type(Type::String))
+            .description(Some(description))
+            .format(Some(SchemaFormat::Custom("uri".to_owned())))
+            .pattern(Some("^[Hh][Tt][Tt][Pp][Ss]?://"))
+            .max_length(Some(2048))
+            .examples(["https://example.com/hook"])
+            .into()
+    }
+}
+
+impl ToSchema for EndpointUrl {
+    fn name() -> Cow<'static, str> {
+        "EndpointUrl".into()
+    }
+}
+
+/// Headers of an endpoint's own.
+pub(crate) struct CustomHeaders;
+
+impl PartialSchema for CustomHeaders {
+    fn schema() -> RefOr<Schema> {
+        let description = "Headers that each delivery gets: at most 20, of 4 KiB in all, and none that EventRail \
+                           or HTTP itself sets";
+        let value = ObjectBuilder::from(Object::with_type(Type::String)).max_length(Some(4096));
+        ObjectBuilder::from(Object::with_type(Type::Object))
+            .description(Some(description))
+            .additional_properties(Some(AdditionalProperties::RefOr(value.into())))
+            .max_properties(Some(20))
+            .examples([serde_json::json!({"x-tenant": "acme"})])
+            .into()
+    }
+}
+
+impl ToSchema for CustomHeaders {
+    fn name() -> Cow<'static, str> {
+        "CustomHeaders".into()
+    }
+}
+
+/// How retries differ from what is inherited.
+#[derive(Deserialize, ToSchema)]
+#[serde(untagged)]
+pub(crate) enum RetryOverride {
+    Backoff(RetryBackoff),
+    Schedule(RetrySchedule),
+}
+
+/// Delays that double, spread by a fifth both ways.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct RetryBackoff {
+    #[schema(maximum = 50)]
+    max_retries: Option<u32>,
+    /// Before the first retry; at most `max_backoff_ms`.
+    #[schema(minimum = 1, maximum = 2_592_000_000_u64)]
+    base_backoff_ms: Option<u64>,
+    #[schema(minimum = 1, maximum = 2_592_000_000_u64)]
+    max_backoff_ms: Option<u64>,
+}
+
+/// One delay for each retry.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct RetrySchedule {
+    #[schema(value_type = Vec<RetryDelay>, min_items = 1, max_items = 50)]
+    schedule_seconds: Vec<u64>,
+}
+
+/// Seconds, up to 30 days.
+pub(crate) struct RetryDelay;
+
+impl PartialSchema for RetryDelay {
+    fn schema() -> RefOr<Schema> {
+        let seconds = ObjectBuilder::from(Object::with_type(Type::Integer));
+        seconds.minimum(Some(1)).maximum(Some(2_592_000)).into()
+    }
+}
+
+impl ToSchema for RetryDelay {
+    fn name() -> Cow<'static, str> {
+        "RetryDelay".into()
+    }
+}
+
+/// `delivered` and `dead` are final.
+#[derive(ToSchema)]
+#[schema(rename_all = "snake_case")]
+pub(crate) enum DeliveryStatus {
+    Pending,
+    Retrying,
+    Delivered,
+    Dead,
+}
+
+/// What a delivery waits for.
+#[derive(ToSchema)]
+#[schema(rename_all = "snake_case")]
+pub(crate) enum DeliveryReason {
+    Queued,
+    Deferred,
+    Retrying,
+    GroupPaused,
+    Parked,
+}
+
+/// Why an attempt failed.
+#[derive(ToSchema)]
+#[schema(rename_all = "snake_case")]
+pub(crate) enum FailureKind {
+    Dns,
+    EgressDenied,
+    Connect,
+    Tls,
+    Timeout,
+    Reset,
+    Protocol,
+    Status,
+}
+
+#[derive(ToSchema)]
+#[schema(rename_all = "snake_case")]
+pub(crate) enum EndpointStatus {
+    Active,
+    Disabled,
+}
+
+/// Why an endpoint is disabled.
+#[derive(ToSchema)]
+#[schema(rename_all = "snake_case")]
+pub(crate) enum DisabledReason {
+    Manual,
+    Gone,
+    Failing,
+}
+
+/// A refusal (RFC 9457).
+#[derive(ToSchema)]
+pub(crate) struct Problem {
+    /// Names the kind.
+    #[schema(pattern = "^/problems#[a-z-]+$", example = "/problems#invalid-fields")]
+    r#type: String,
+    title: String,
+    #[schema(minimum = 400, maximum = 599)]
+    status: u16,
+    /// For people; it may change.
+    detail: String,
+    /// Also the header `x-request-id`, and in the log.
+    request_id: String,
+    /// With `invalid-fields`: what can't be used.
+    #[schema(value_type = Vec<FieldError>, required = false)]
+    errors: Vec<FieldError>,
+    /// With `url-taken`: the endpoint that has the URL.
+    #[schema(value_type = EndpointId, required = false)]
+    endpoint_id: String,
+    /// With `idempotency-key-reused`: the event that has the key.
+    #[schema(value_type = EventId, required = false)]
+    event_id: String,
+}
+
+/// A field that can't be used.
+#[derive(ToSchema)]
+pub(crate) struct FieldError {
+    /// A JSON pointer (RFC 6901) into the body.
+    #[schema(example = "/url")]
+    pointer: String,
+    detail: String,
+}
