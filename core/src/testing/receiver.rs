@@ -193,6 +193,11 @@ impl Receiver {
         self.shared.state().requests.clone()
     }
 
+    /// Forgets all requests so far.
+    pub fn forget(&self) {
+        self.shared.state().requests.clear();
+    }
+
     pub fn count(&self) -> usize {
         self.shared.state().requests.len()
     }
