@@ -26,7 +26,7 @@ pub(crate) fn classify(error: &reqwest::Error) -> (Failure, String) {
 }
 
 fn by_io(error: &reqwest::Error) -> Failure {
-    let io = cause::<std::io::Error>(error).map(std::io::Error::kind);
+    let io = io_kind(error);
     // hyper has no public name for a message that ended early; its text is the only sign.
     let ended_early = || {
         let text = detail(error);
@@ -34,7 +34,8 @@ fn by_io(error: &reqwest::Error) -> Failure {
     };
     match io {
         Some(ErrorKind::TimedOut) => Failure::Timeout,
-        Some(ErrorKind::InvalidData) if error.is_connect() => Failure::Tls,
+        // The end of a connection that was made: the handshake was cut short.
+        Some(ErrorKind::InvalidData | ErrorKind::UnexpectedEof) if error.is_connect() => Failure::Tls,
         _ if error.is_connect() => Failure::Connect,
         Some(
             ErrorKind::ConnectionReset
@@ -61,6 +62,12 @@ fn cause<'a, E: Error + 'static>(error: &'a (dyn Error + 'static)) -> Option<&'a
         next = error.source();
     }
     None
+}
+
+/// The kind of the innermost `io::Error`: those around it, which carry it through other crates, say `Other`.
+fn io_kind(error: &(dyn Error + 'static)) -> Option<ErrorKind> {
+    let io = cause::<std::io::Error>(error)?;
+    io.get_ref().and_then(|inner| io_kind(inner)).or_else(|| Some(io.kind()))
 }
 
 /// The chain without the URL (which may hold a token) and at most 500 bytes long.
