@@ -213,6 +213,29 @@ impl Columns {
     }
 }
 
+/// Ends deliveries that still wait for endpoints that were deleted, of which nothing is tried any more:
+/// those deleted lately, or `all`. Answers how many.
+///
+/// # Errors
+/// PostgreSQL is away.
+pub async fn end_orphans(executor: impl PgExecutor<'_>, all: bool) -> sqlx::Result<u64> {
+    sqlx::query(
+        "with orphan as (
+             select d.event_id, d.endpoint_id from delivery d join endpoint e on e.id = d.endpoint_id
+             where d.status in ('pending', 'retrying') and e.status = 'deleted'
+               and ($1 or e.updated_at > now() - interval '10 minutes')
+             order by d.event_id, d.endpoint_id limit 5000 for update of d
+         )
+         update delivery d set status = 'dead', next_attempt_at = null, last_error = 'endpoint_deleted',
+                updated_at = now()
+         from orphan o where d.event_id = o.event_id and d.endpoint_id = o.endpoint_id",
+    )
+    .bind(all)
+    .execute(executor)
+    .await
+    .map(|done| done.rows_affected())
+}
+
 /// What is known of a delivery before it is tried.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Known {

@@ -75,6 +75,8 @@ pub struct Relay {
     next_idle_settle: Instant,
     turn: usize,
     loader: Loader,
+    /// Endpoints may have been deleted long ago, while no relay ran.
+    orphans_unknown: bool,
 }
 
 impl Relay {
@@ -102,6 +104,7 @@ impl Relay {
             next_idle_settle: now,
             turn: 0,
             loader: Loader::default(),
+            orphans_unknown: true,
         }
     }
 
@@ -163,6 +166,7 @@ impl Relay {
             self.topology = Topology::default();
             self.head = tail::Place::unpruned(tail::head(&self.pool).await?);
             self.loader = Loader::default();
+            self.orphans_unknown = true;
         } else if !ours && self.leads {
             tracing::warn!(holder = %self.config.holder, "relay lost its lease");
         }

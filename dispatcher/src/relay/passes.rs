@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use eventrail_core::db::{feed, parking, topology};
+use eventrail_core::db::{delivery, feed, parking, topology};
 use eventrail_core::metrics as names;
 use eventrail_core::rail::keys::Keys;
 use eventrail_core::rail::{ready, stream};
@@ -24,6 +24,8 @@ impl Relay {
             let _ = self.hints.send(hint.clone());
         }
         ready::publish(&mut self.redis, &self.config.keys.ready(), &hints).await?;
+        // An attempt may have been under way when its endpoint was deleted, so this is asked again and again.
+        self.orphans_unknown &= delivery::end_orphans(&self.pool, self.orphans_unknown).await? > 0;
         self.delete_closed().await
     }
 
@@ -126,14 +128,17 @@ impl Relay {
             return Ok(());
         }
         let keys = &self.config.keys;
-        let streams: Vec<String> = closed
+        let mut gone: Vec<String> = closed
             .iter()
             .map(|feed| match feed.live {
                 true => keys.live_stream(&feed.group, feed.epoch),
                 false => keys.feed_stream(&feed.group, feed.id, feed.epoch),
             })
             .collect();
-        stream::delete(&mut self.redis, &streams).await?;
+        // A group of the same name that was made meanwhile loses its retries with this one's: the loader's
+        // sweep puts them back.
+        gone.extend(closed.iter().filter(|feed| feed.live).map(|feed| keys.retry(&feed.group)));
+        stream::delete(&mut self.redis, &gone).await?;
         let ids: Vec<i64> = closed.iter().map(|feed| feed.id).collect();
         feed::mark_deleted(&self.pool, &ids).await?;
         Ok(())
