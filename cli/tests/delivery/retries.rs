@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use chrono::{DateTime, SubsecRound, TimeDelta, Utc};
-use eventrail_core::testing::{Answer, Request, eventually};
+use eventrail_core::testing::{Answer, Endpoint, Request, eventually};
 use serde_json::json;
 
 use crate::rail::{Rail, assert_exactly_once, assert_signed};
@@ -197,12 +197,18 @@ async fn an_endpoint_has_a_retry_policy_of_its_own() {
     rail.end().await;
 }
 
-/// What enabling an endpoint will do: it is tried again, and so is what waits for it.
-const ENABLE: &str = "with due as (
-        update delivery set next_attempt_at = now() where endpoint_id = $1 and next_attempt_at is not null
-    )
-    update endpoint set status = 'active', disabled_reason = null, version = raise_topology_version()
-    where id = $1 and $2 = ''";
+/// Makes the endpoint active again, and lets what waits for it wait no longer.
+async fn enable(rail: &Rail, endpoint: &Endpoint) {
+    const ENABLE: &str = "with due as (
+            update delivery set next_attempt_at = now() where endpoint_id = $1 and next_attempt_at is not null
+        )
+        update endpoint set status = 'active', disabled_reason = null, version = raise_topology_version()
+        where id = $1 and $2 = ''";
+    rail.change(endpoint, ENABLE, "").await;
+    // The loader brings them back with the times that they have now.
+    let mut redis = rail.stack.redis_connection().await;
+    let _: () = redis::cmd("DEL").arg("eventrail.{default}.retry").query_async(&mut redis).await.unwrap();
+}
 
 #[tokio::test]
 async fn a_410_disables_the_endpoint_and_what_follows_waits_in_the_log() {
@@ -232,7 +238,7 @@ async fn a_410_disables_the_endpoint_and_what_follows_waits_in_the_log() {
     assert_eq!((dead.len(), dead[0].status_code, dead[0].error.as_deref()), (1, Some(410), Some("status")));
 
     rail.receiver.always("/gone", Answer::status(200));
-    rail.change(&gone, ENABLE, "").await;
+    enable(&rail, &gone).await;
     rail.arrived("/gone", 3_001).await;
     rail.stack.assert_settled_within(crate::rail::LONG).await;
     assert_exactly_once(&rail.receiver.requests_to("/gone")[1..], &waiting, &gone);
@@ -254,7 +260,7 @@ async fn events_in_the_stream_of_an_endpoint_that_answers_410_are_kept_for_it() 
     assert_eq!(dead, tried as i64);
 
     rail.receiver.always("/gone", Answer::status(200));
-    rail.change(&gone, ENABLE, "").await;
+    enable(&rail, &gone).await;
     rail.stack.assert_settled_within(crate::rail::LONG).await;
     let requests = rail.receiver.requests_to("/gone");
     assert_exactly_once(&requests, &events, &gone);
