@@ -22,7 +22,7 @@ create table delivery (
     constraint delivery_counts check (attempt_count between 0 and attempt_total)
 ) partition by range (event_id);
 create index delivery_due on delivery (next_attempt_at) where status in ('pending', 'retrying');
-create index delivery_deferred on delivery (endpoint_id) where status = 'pending';
+create index delivery_waiting on delivery (endpoint_id, status) where status in ('pending', 'retrying');
 create index delivery_dead on delivery (group_id, updated_at) where status = 'dead';
 
 create table attempt (

@@ -10,6 +10,7 @@ use axum::Router;
 use eventrail_core::config::ApiConfig;
 use eventrail_core::egress::EgressPolicy;
 use eventrail_core::rail::doorbell::Doorbell;
+use eventrail_core::vault::Vault;
 use metrics_exporter_prometheus::PrometheusHandle;
 use redis::aio::ConnectionManager;
 use sqlx::PgPool;
@@ -41,6 +42,7 @@ pub struct Deps {
     pub egress: EgressPolicy,
     pub admin_token: Option<String>,
     pub prometheus: PrometheusHandle,
+    pub vault: Arc<Vault>,
 }
 
 /// What handlers share. Cheap to clone.
@@ -50,6 +52,7 @@ pub(crate) struct Api(Arc<Shared>);
 pub(crate) struct Shared {
     pub(crate) config: ApiConfig,
     pub(crate) pool: PgPool,
+    pub(crate) vault: Arc<Vault>,
     pub(crate) redis: ConnectionManager,
     pub(crate) doorbell: Doorbell,
     pub(crate) egress: EgressPolicy,
@@ -79,6 +82,7 @@ impl Api {
             egress: deps.egress,
             access,
             prometheus: deps.prometheus,
+            vault: deps.vault,
             ingest,
         };
         Ok((Self(Arc::new(shared)), writer))

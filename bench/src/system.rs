@@ -128,6 +128,7 @@ impl System {
             .env("DATABASE_URL", self.postgres.url())
             .env("REDIS_URL", self.redis.url())
             .env("EGRESS_ALLOW", "127.0.0.0/8")
+            .env("SECRETS_KEY", "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=")
             .env("RUST_LOG", "warn")
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)

@@ -15,7 +15,7 @@ use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use eventrail_core::config::TelemetryConfig;
 use tokio_util::sync::CancellationToken;
 
-use services::{ApiArgs, DispatcherArgs, MigrateArgs};
+use services::{ApiArgs, DispatcherArgs, MigrateArgs, RekeyArgs};
 use settings::SettingsError;
 
 #[derive(Parser)]
@@ -37,6 +37,8 @@ enum Command {
     Dispatcher(Box<DispatcherArgs>),
     /// Bring the database's schema up to date, and exit
     Migrate(MigrateArgs),
+    /// Seal all secrets with SECRETS_KEY that are still sealed with one of SECRETS_KEYS_OLD, and exit
+    Rekey(RekeyArgs),
     /// Receive deliveries, verify each and print a line for it
     Receiver(Box<receiver::ReceiverArgs>),
     /// Exit with 0 if a URL answers 200: for containers without curl
@@ -84,6 +86,7 @@ async fn run(command: Command) -> anyhow::Result<()> {
             Command::Api(args) => services::api(*args, stop.clone()).await,
             Command::Dispatcher(args) => services::dispatcher(*args, stop.clone()).await,
             Command::Migrate(args) => services::migrate(&args).await,
+            Command::Rekey(args) => services::rekey(&args).await,
             Command::Receiver(args) => receiver::run(*args).await,
             Command::Healthcheck(args) => healthcheck::run(&args).await,
         }

@@ -1,14 +1,18 @@
 //! `eventrail api`, `dispatcher` and `migrate`, and the pieces of them that `up` runs too.
 
+use std::sync::Arc;
+
 use anyhow::Context as _;
 use clap::Args;
 use eventrail_core::config::{
-    ApiConfig, DispatcherConfig, EgressConfig, StoreArgs, StoreConfig, secret_setting,
+    ApiConfig, DispatcherConfig, EgressConfig, StoreArgs, StoreConfig, environment, key_file, secret_setting,
+    vault,
 };
 use eventrail_core::db;
 use eventrail_core::egress::EgressPolicy;
 use eventrail_core::metrics::{self, PrometheusHandle};
 use eventrail_core::rail::{self, doorbell::Doorbell};
+use eventrail_core::vault::Vault;
 use sqlx::{Connection as _, PgPool};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -41,9 +45,13 @@ pub(crate) struct DispatcherArgs {
 #[derive(Args)]
 pub(crate) struct MigrateArgs {}
 
+#[derive(Args)]
+pub(crate) struct RekeyArgs {}
+
 pub(crate) async fn api(args: ApiArgs, stop: CancellationToken) -> anyhow::Result<()> {
     let store = args.store.resolve().setting()?;
-    let service = ApiService::new(&store, &args.api, args.egress.policy(), metrics::install()?)?;
+    let vault = Arc::new(vault().setting()?);
+    let service = ApiService::new(&store, &args.api, args.egress.policy(), vault, metrics::install()?)?;
     let listener = eventrail_api::bind(args.api.listen).await.setting()?;
     service.serve(listener, args.api, stop).await
 }
@@ -51,13 +59,31 @@ pub(crate) async fn api(args: ApiArgs, stop: CancellationToken) -> anyhow::Resul
 pub(crate) async fn dispatcher(args: DispatcherArgs, stop: CancellationToken) -> anyhow::Result<()> {
     let store = args.store.resolve().setting()?;
     args.dispatcher.validate().setting()?;
-    eventrail_dispatcher::run(store, args.dispatcher, args.egress.policy(), metrics::install()?, stop).await
+    let vault = Arc::new(vault().setting()?);
+    let metrics = metrics::install()?;
+    eventrail_dispatcher::run(store, args.dispatcher, args.egress.policy(), vault, metrics, stop).await
 }
 
 pub(crate) async fn migrate(_: &MigrateArgs) -> anyhow::Result<()> {
     let url =
         secret_setting("DATABASE_URL").and_then(|url| url.context("DATABASE_URL is not set")).setting()?;
-    apply_migrations(&url).await
+    apply_migrations(&url).await?;
+    // Where the key's file does not exist yet, this is who makes it: it runs once, before all others.
+    if let Some(path) = environment("SECRETS_KEY_FILE") {
+        key_file(path.as_ref()).setting()?;
+    }
+    Ok(())
+}
+
+pub(crate) async fn rekey(_: &RekeyArgs) -> anyhow::Result<()> {
+    let url =
+        secret_setting("DATABASE_URL").and_then(|url| url.context("DATABASE_URL is not set")).setting()?;
+    let vault = vault().setting()?;
+    let pool = connect(&url, "eventrail-rekey", 2).setting()?;
+    let sealed = db::rekey::rekey(&pool, &vault).await?;
+    pool.close().await;
+    tracing::info!(sealed, "secrets that were sealed with an older key are sealed with SECRETS_KEY now");
+    Ok(())
 }
 
 /// Brings the schema up to date; safe when several do it at once.
@@ -86,6 +112,7 @@ impl ApiService {
         store: &StoreConfig,
         config: &ApiConfig,
         egress: EgressPolicy,
+        vault: Arc<Vault>,
         prometheus: PrometheusHandle,
     ) -> anyhow::Result<Self> {
         let pool = connect(&store.database_url, "eventrail-api", API_CONNECTIONS).setting()?;
@@ -97,7 +124,7 @@ impl ApiService {
         let ringing = AbortOnDropHandle::new(tokio::spawn(ringing));
         let admin_token = secret_setting("ADMIN_TOKEN").setting()?;
         eventrail_api::validate(config, admin_token.as_deref()).setting()?;
-        let deps = eventrail_api::Deps { pool, redis, doorbell, egress, admin_token, prometheus };
+        let deps = eventrail_api::Deps { pool, redis, doorbell, egress, admin_token, prometheus, vault };
         Ok(Self { deps, _doorbell: ringing })
     }
 

@@ -11,10 +11,18 @@ use eventrail_core::config::{
 
 /// Settings that may hold secrets are read from the environment only, or from the file that `NAME_FILE`
 /// names.
-const SECRETS: [(&str, &str); 3] = [
+const SECRETS: [(&str, &str); 5] = [
     ("DATABASE_URL", "PostgreSQL, such as postgres://user@host/eventrail"),
     ("REDIS_URL", "Redis, such as redis://host:6379"),
     ("ADMIN_TOKEN", "The first key of the API; without it the API runs open, on loopback only"),
+    (
+        "SECRETS_KEY",
+        "Seals secrets in the database: 32 bytes in base64, the same for all processes (up makes its own)",
+    ),
+    (
+        "SECRETS_KEYS_OLD",
+        "Keys that secrets may still be sealed with while SECRETS_KEY is changed, separated by commas",
+    ),
 ];
 
 /// A setting is missing or unusable; its text names it.

@@ -2,15 +2,17 @@
 
 use std::io::Write as _;
 use std::path::Path;
+use std::sync::Arc;
 
 use clap::Args;
 use eventrail_core::config::{
-    ApiConfig, DispatcherConfig, EgressConfig, StoreArgs, StoreConfig, UpConfig, secret_setting,
+    self, ApiConfig, DispatcherConfig, EgressConfig, StoreArgs, StoreConfig, UpConfig, secret_setting,
 };
 use eventrail_core::metrics;
 use eventrail_core::servers::{
     Binaries, DataDir, Postgres, PostgresOptions, Redis, RedisOptions, ServerError,
 };
+use eventrail_core::vault::Vault;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -44,11 +46,18 @@ pub(crate) async fn run(mut args: UpArgs, stop: CancellationToken) -> anyhow::Re
     services::apply_migrations(&servers.store.database_url).await?;
 
     let prometheus = metrics::install()?;
-    let api = ApiService::new(&servers.store, &args.api, args.egress.policy(), prometheus.clone())?;
+    let vault = Arc::new(vault(&args.up.data_dir).setting()?);
+    let api = ApiService::new(
+        &servers.store,
+        &args.api,
+        args.egress.policy(),
+        Arc::clone(&vault),
+        prometheus.clone(),
+    )?;
     let (address, data_dir) = (listener.local_addr()?, args.up.data_dir.clone());
     let mut dispatcher = Part::spawn(|stop| {
         let store = servers.store.clone();
-        eventrail_dispatcher::run(store, args.dispatcher, args.egress.policy(), prometheus, stop)
+        eventrail_dispatcher::run(store, args.dispatcher, args.egress.policy(), vault, prometheus, stop)
     });
     let mut api = Part::spawn(|stop| api.serve(listener, args.api, stop));
     say_what_to_try(&format!("http://{address}"), &data_dir);
@@ -62,6 +71,15 @@ pub(crate) async fn run(mut args: UpArgs, stop: CancellationToken) -> anyhow::Re
     let stopped = dispatcher.stop().await.and(api.stop().await);
     servers.stop().await;
     outcome.and(stopped)
+}
+
+/// The key that secrets are sealed with: `SECRETS_KEY`, or one of our own, made once under the data directory.
+fn vault(data_dir: &Path) -> anyhow::Result<Vault> {
+    if secret_setting("SECRETS_KEY")?.is_some() {
+        return config::vault();
+    }
+    let path = data_dir.join("secrets.key");
+    config::vault_with(&config::key_file(&path)?)
 }
 
 /// A service as a task, with a stop of its own.

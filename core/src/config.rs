@@ -10,6 +10,7 @@ use ipnet::IpNet;
 
 use crate::egress::EgressPolicy;
 use crate::retry::RetryPolicy;
+use crate::vault::{SecretsKey, Vault};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum LogFormat {
@@ -68,6 +69,52 @@ pub fn secret_setting(name: &str) -> anyhow::Result<Option<String>> {
     let text =
         std::fs::read_to_string(&file).map_err(|error| anyhow::anyhow!("{name}_FILE: {file}: {error}"))?;
     Ok(Some(text.trim().to_owned()))
+}
+
+/// The keys that secrets are sealed with, from `SECRETS_KEY` and, while they are changed, `SECRETS_KEYS_OLD`.
+///
+/// # Errors
+/// One line that names the setting that is missing or unusable.
+pub fn vault() -> anyhow::Result<Vault> {
+    let current = secret_setting("SECRETS_KEY")?
+        .ok_or_else(|| anyhow::anyhow!("SECRETS_KEY is not set (make one with: openssl rand -base64 32)"))?;
+    vault_with(&current)
+}
+
+/// The text of a key file, which is made, readable by its owner only, if it does not exist.
+///
+/// # Errors
+/// The file can be neither read nor made.
+pub fn key_file(path: &std::path::Path) -> anyhow::Result<String> {
+    use std::io::Write as _;
+    use std::os::unix::fs::OpenOptionsExt as _;
+    let made = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
+    match made {
+        Ok(mut file) => {
+            let key = SecretsKey::generate().to_text();
+            file.write_all(key.as_bytes()).and_then(|()| file.sync_all())?;
+            Ok(key)
+        }
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(std::fs::read_to_string(path)?),
+        Err(error) => Err(anyhow::anyhow!("SECRETS_KEY: {} can't be made: {error}", path.display())),
+    }
+}
+
+/// The same with a current key that was found elsewhere.
+///
+/// # Errors
+/// One line that names the setting that is unusable.
+pub fn vault_with(current: &str) -> anyhow::Result<Vault> {
+    let parse = |name: &str, text: &str| {
+        text.parse::<SecretsKey>().map_err(|error| anyhow::anyhow!("{name} {error}"))
+    };
+    let old = secret_setting("SECRETS_KEYS_OLD")?.unwrap_or_default();
+    let old = old
+        .split(',')
+        .filter(|text| !text.trim().is_empty())
+        .map(|text| parse("SECRETS_KEYS_OLD", text))
+        .collect::<anyhow::Result<Vec<_>>>()?;
+    Ok(Vault::new(&parse("SECRETS_KEY", current)?, &old))
 }
 
 /// A variable of the environment; an empty one counts as unset.

@@ -14,6 +14,7 @@ pub mod group;
 pub mod ids;
 pub mod matching;
 pub mod metrics;
+pub mod ping;
 pub mod rail;
 pub mod retry;
 pub mod secret;

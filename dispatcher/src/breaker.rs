@@ -66,6 +66,13 @@ impl Breaker {
         *self = Self::default();
     }
 
+    /// What had begun made no attempt after all.
+    pub(crate) fn untried(&mut self) {
+        if let Some(open) = &mut self.open {
+            open.probing = false;
+        }
+    }
+
     /// An attempt failed; true if this opened the breaker.
     pub(crate) fn failed(&mut self, now: Instant) -> bool {
         self.failures = self.failures.saturating_add(1);

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use chrono::{TimeDelta, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use eventrail_core::db::delivery::{Attempt, Record, Status};
 use eventrail_core::egress::EgressPolicy;
 use eventrail_core::metrics as names;
@@ -45,28 +45,19 @@ struct Answer {
 
 /// Attempts one delivery. Ends within the endpoint's timeout.
 pub(crate) async fn deliver(courier: &Courier, target: &Target, work: Work) -> Outcome {
-    let started_at = Utc::now();
-    let started = Instant::now();
-    let answer = match courier.egress.check_host(&target.url) {
-        Err(denied) => Answer::failed(Failure::EgressDenied, denied.to_string()),
-        Ok(()) => send(courier, target, &work, started_at.timestamp()).await,
-    };
-    let duration = started.elapsed();
+    let (attempt, result) =
+        attempt(courier, target, &work.event, work.attempts_done + 1, work.trigger()).await;
     let retries_done = u32::try_from(work.attempts_done).unwrap_or(0);
     let jitter = rand::random::<f64>();
-    let verdict = verdict(&answer.result, retries_done, &target.policy, courier.longest_retry_after, jitter);
-    measure(&work, &answer.result, duration, verdict);
-    log(target, &work, &answer, duration, verdict);
+    let verdict = verdict(&result, retries_done, &target.policy, courier.longest_retry_after, jitter);
+    measure(&work, &attempt, verdict);
+    log(target, &work, &attempt, verdict);
     let (status, next_attempt_at) = match verdict {
         Verdict::Delivered => (Status::Delivered, None),
         Verdict::Dead | Verdict::Gone => (Status::Dead, None),
         Verdict::Retry { after, .. } => {
             (Status::Retrying, Some(Utc::now() + TimeDelta::from_std(after).unwrap_or(TimeDelta::days(30))))
         }
-    };
-    let error = match verdict {
-        Verdict::Delivered => None,
-        _ => answer.result.failure,
     };
     let record = Record {
         event_id: work.event.id,
@@ -76,27 +67,45 @@ pub(crate) async fn deliver(courier: &Courier, target: &Target, work: Work) -> O
         ask: work.ask,
         status,
         next_attempt_at,
-        last_error: error.map(Failure::as_str),
-        attempt: Some(Attempt {
-            started_at,
-            duration_ms: i32::try_from(duration.as_millis()).unwrap_or(i32::MAX),
-            status_code: answer.result.status_code,
-            error,
-            error_detail: answer.detail,
-            response_body: answer.body,
-            trigger: work.trigger(),
-        }),
+        last_error: attempt.error.map(Failure::as_str),
+        attempt: Some(attempt),
     };
     Outcome { work, record, verdict }
 }
 
-async fn send(courier: &Courier, target: &Target, work: &Work, timestamp: i64) -> Answer {
+/// Makes one signed request and reads its answer.
+pub(crate) async fn attempt(
+    courier: &Courier,
+    target: &Target,
+    event: &Event,
+    number: i32,
+    trigger: &'static str,
+) -> (Attempt, AttemptResult) {
+    let started_at = Utc::now();
+    let started = Instant::now();
+    let answer = match courier.egress.check_host(&target.url) {
+        Err(denied) => Answer::failed(Failure::EgressDenied, denied.to_string()),
+        Ok(()) => send(courier, target, event, number, started_at).await,
+    };
+    let attempt = Attempt {
+        started_at,
+        duration_ms: i32::try_from(started.elapsed().as_millis()).unwrap_or(i32::MAX),
+        status_code: answer.result.status_code,
+        error: answer.result.failure,
+        error_detail: answer.detail,
+        response_body: answer.body,
+        trigger,
+    };
+    (attempt, answer.result)
+}
+
+async fn send(courier: &Courier, target: &Target, event: &Event, number: i32, now: DateTime<Utc>) -> Answer {
     let request = courier
         .client
         .post(target.url.clone())
         .timeout(target.timeout)
-        .headers(headers(target, &work.event, work.attempts_done + 1, timestamp))
-        .body(work.event.body.clone());
+        .headers(headers(target, event, number, now))
+        .body(event.body.clone());
     match request.send().await {
         Err(error) => {
             let (failure, detail) = classify(&error);
@@ -107,14 +116,15 @@ async fn send(courier: &Courier, target: &Target, work: &Work, timestamp: i64) -
 }
 
 /// Standard Webhooks 1.0.0, "Webhook metadata" and "Signature scheme".
-fn headers(target: &Target, event: &Event, attempt: i32, timestamp: i64) -> HeaderMap {
+fn headers(target: &Target, event: &Event, attempt: i32, now: DateTime<Utc>) -> HeaderMap {
+    let timestamp = now.timestamp();
     let mut headers = target.headers.clone();
     let mut put = |name: HeaderName, value: &str| {
         if let Ok(value) = HeaderValue::from_str(value) {
             headers.insert(name, value);
         }
     };
-    let signatures = signature::sign(&event.id_text, timestamp, &event.body, &target.keys);
+    let signatures = signature::sign(&event.id_text, timestamp, &event.body, &target.signing_keys(now));
     put(HeaderName::from_static("webhook-id"), &event.id_text);
     put(HeaderName::from_static("webhook-timestamp"), &timestamp.to_string());
     put(HeaderName::from_static("webhook-signature"), &signatures);
@@ -168,13 +178,10 @@ impl Answer {
     }
 }
 
-fn measure(work: &Work, result: &AttemptResult, duration: Duration, verdict: Verdict) {
-    let label = match result.failure {
-        Some(failure) => failure.as_str(),
-        None => "success",
-    };
+fn measure(work: &Work, attempt: &Attempt, verdict: Verdict) {
+    let label = attempt.error.map_or("success", Failure::as_str);
     metrics::counter!(names::ATTEMPTS, "result" => label).increment(1);
-    metrics::histogram!(names::ATTEMPT_SECONDS).record(duration.as_secs_f64());
+    metrics::histogram!(names::ATTEMPT_SECONDS).record(f64::from(attempt.duration_ms) / 1000.0);
     if verdict == Verdict::Delivered && work.attempts_done == 0 {
         let latency = (Utc::now() - work.event.created_at).to_std().unwrap_or_default();
         metrics::histogram!(names::DELIVERY_LATENCY_SECONDS).record(latency.as_secs_f64());
@@ -182,7 +189,7 @@ fn measure(work: &Work, result: &AttemptResult, duration: Duration, verdict: Ver
 }
 
 /// One line for each attempt: those that failed at `info`, the others at `debug`.
-fn log(target: &Target, work: &Work, answer: &Answer, duration: Duration, verdict: Verdict) {
+fn log(target: &Target, work: &Work, attempt: &Attempt, verdict: Verdict) {
     macro_rules! line {
         ($level:ident, $text:literal) => {
             tracing::$level!(
@@ -190,10 +197,10 @@ fn log(target: &Target, work: &Work, answer: &Answer, duration: Duration, verdic
                 delivery.endpoint_id = %target.id,
                 delivery.group = %target.group,
                 attempt = work.attempts_done + 1,
-                status = answer.result.status_code,
-                error = answer.result.failure.map(Failure::as_str),
-                detail = answer.detail.as_deref(),
-                duration_ms = duration.as_millis() as u64,
+                status = attempt.status_code,
+                error = attempt.error.map(Failure::as_str),
+                detail = attempt.error_detail.as_deref(),
+                duration_ms = attempt.duration_ms,
                 $text
             )
         };

@@ -21,9 +21,25 @@ pub(crate) struct Event {
 }
 
 impl Event {
+    /// An event that is not on the log, for trying an endpoint out.
+    pub(crate) fn ping(payload: &[u8]) -> Self {
+        let event = LoggedEvent {
+            position: 0,
+            id: EventId::generate(),
+            event_type: "eventrail.ping".into(),
+            source: "eventrail".into(),
+            payload: None,
+            created_at: Utc::now(),
+        };
+        Self::with_payload(&event, payload)
+    }
+
     /// `None` if the row was read without its payload.
     pub(crate) fn new(event: &LoggedEvent) -> Option<Self> {
-        let payload = event.payload.as_deref()?;
+        Some(Self::with_payload(event, event.payload.as_deref()?))
+    }
+
+    fn with_payload(event: &LoggedEvent, payload: &[u8]) -> Self {
         let id_text = event.id.to_string();
         let mut body = Vec::with_capacity(payload.len() + event.event_type.len() + event.source.len() + 128);
         body.extend_from_slice(b"{\"id\":\"");
@@ -38,13 +54,13 @@ impl Event {
         body.extend_from_slice(b"\",\"data\":");
         body.extend_from_slice(payload);
         body.push(b'}');
-        Some(Self {
+        Self {
             id: event.id,
             id_text,
             event_type: event.event_type.clone(),
             created_at: event.created_at,
             body: body.into(),
-        })
+        }
     }
 }
 

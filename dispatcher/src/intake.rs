@@ -13,9 +13,11 @@ use chrono::{TimeDelta, Utc};
 use eventrail_core::db::delivery::{Record, Status};
 use eventrail_core::db::recipient::State;
 use eventrail_core::group::GroupName;
+use eventrail_core::ids::EndpointId;
 use eventrail_core::metrics as names;
 use eventrail_core::rail::entry::Read;
 use eventrail_core::rail::intake::{self, From};
+use eventrail_core::rail::rate::{self, Turns};
 use eventrail_core::rail::ready::Hint;
 use eventrail_core::rail::schedule::Member;
 use eventrail_core::verdict::Verdict;
@@ -47,6 +49,8 @@ pub(crate) const CLAIM_AFTER: Duration = Duration::from_secs(6 * 60);
 const SETTLE_IN: Duration = Duration::from_secs(1);
 const TAKE_OVER_EVERY: Duration = Duration::from_secs(2);
 const RECOVER_EVERY: Duration = Duration::from_secs(15);
+/// How long work that is given back is left alone at least.
+const PAUSE: Duration = Duration::from_secs(1);
 const BACKOFF: Duration = Duration::from_millis(500);
 const SWEEP_EVERY: Duration = Duration::from_millis(100);
 const TICK: Duration = Duration::from_millis(10);
@@ -59,6 +63,7 @@ enum Done {
     TakenOver { stream: Arc<str>, answer: redis::RedisResult<Vec<Read>> },
     Prepared { stream: Arc<str>, positions: Vec<i64>, answer: anyhow::Result<Vec<Work>> },
     Claimed { group_id: i64, answer: anyhow::Result<Claimed> },
+    Turns { endpoint: EndpointId, answer: redis::RedisResult<Turns> },
     Attempted(Box<Outcome>),
     Renewed(redis::RedisResult<()>),
 }
@@ -287,6 +292,13 @@ impl Intake {
             },
             Ok(Done::Prepared { stream, positions, answer }) => self.on_prepared(&stream, &positions, answer),
             Ok(Done::Claimed { group_id, answer }) => self.on_claimed(group_id, answer),
+            Ok(Done::Turns { endpoint, answer: Ok(turns) }) => {
+                self.lanes.grant(endpoint, turns.granted as usize, now + turns.more_in);
+            }
+            Ok(Done::Turns { endpoint, answer: Err(error) }) => {
+                tracing::debug!(endpoint.id = %endpoint, %error, "no turns of the shared rate");
+                self.lanes.grant(endpoint, 0, now + BACKOFF);
+            }
             Ok(Done::Renewed(Ok(()))) => {}
             Ok(Done::Renewed(Err(error))) => tracing::debug!(%error, "leases of retries not renewed"),
             Err(error) if error.is_cancelled() => {}
@@ -408,20 +420,24 @@ impl Intake {
     /// Puts work into its endpoint's lane, or aside.
     fn place(&mut self, work: Work, now: Instant) {
         if !self.held.insert(work.member()) {
-            return self.send(Item::Skip { origin: work.origin });
+            return self.leave_entry(work.origin, None, PAUSE);
         }
         if matches!(work.origin, Origin::Retry) {
             let leased = Leased { group_id: work.group_id, group: work.group.clone(), handed_on: false };
             self.leased.insert(work.member(), leased);
         }
-        let target = self.context.recipients.get(work.endpoint_id);
-        let Some(target) = target.filter(|target| target.state != State::Deleted) else {
-            return self.end_orphan(work);
+        let Some(target) = self.context.recipients.get(work.endpoint_id) else {
+            return self.put_off(work, now);
         };
-        if target.state == State::Disabled {
-            return self.put_off_disabled(work, now);
+        if target.paused {
+            return self.put_back_paused(work);
         }
-        match self.lanes.put(work, target.group_id, target.max_in_flight as usize, now) {
+        match target.state {
+            State::Deleted => return self.end_orphan(work),
+            State::Disabled | State::Sealed => return self.put_off_disabled(work, now),
+            State::Active => {}
+        }
+        match self.lanes.put(work, &target.limits(), now) {
             Put::Waits => {}
             Put::Refused(work, at) => self.put_off(work, at),
         }
@@ -430,19 +446,40 @@ impl Intake {
     /// Starts all work that may start now.
     fn start_work(&mut self) {
         let now = Instant::now();
+        self.take_turns(now);
         while let Some(work) = self.lanes.start_next(now) {
             let target = self.context.recipients.get(work.endpoint_id);
-            let Some(target) = target.filter(|target| target.state == State::Active) else {
-                let endpoint = work.endpoint_id;
-                self.put_off_disabled(work, now);
-                for (work, at) in self.lanes.ended(endpoint, Ended::Well, now) {
-                    self.put_off(work, at);
-                }
+            let Some(target) = target.filter(|target| target.state == State::Active && !target.paused) else {
+                // Something has changed since it was put into its lane: place it anew.
+                self.lanes.ended(work.endpoint_id, Ended::Untried, now);
+                self.held.remove(&work.member());
+                self.place(work, now);
                 continue;
             };
             let context = Arc::clone(&self.context);
             self.tasks.spawn(async move {
                 Done::Attempted(Box::new(deliver::deliver(&context.courier, &target, work).await))
+            });
+        }
+    }
+
+    /// Asks for turns of the rates that all dispatchers share, for the lanes that wait for them.
+    fn take_turns(&mut self, now: Instant) {
+        for (endpoint, want) in self.lanes.want_turns(now) {
+            let target = self.context.recipients.get(endpoint);
+            let Some((target, rate)) =
+                target.and_then(|target| target.rate_per_second.map(|rate| (target, rate)))
+            else {
+                self.lanes.grant(endpoint, want, now);
+                continue;
+            };
+            let context = Arc::clone(&self.context);
+            self.tasks.spawn(async move {
+                let mut redis = context.redis.clone();
+                let want = u32::try_from(want).unwrap_or(u32::MAX);
+                let answer =
+                    rate::take_turns(&mut redis, &context.keys, &target.group, endpoint, rate, want).await;
+                Done::Turns { endpoint, answer }
             });
         }
     }
@@ -473,14 +510,27 @@ impl Intake {
                 let member = work.member();
                 self.send(Item::Later { member, group_id: work.group_id, group: work.group, at });
             }
-            Origin::CatchUp(entry) => {
-                let (stream, position) = (Arc::clone(&entry.stream), entry.position);
-                self.held.remove(&work.member());
-                self.entries.remove(&(Arc::clone(&stream), position));
-                if let Some(slot) = self.feeds.get_mut(&stream) {
-                    slot.recover(Instant::now() + wait);
-                }
-            }
+            Origin::CatchUp(_) => self.leave_entry(work.origin.clone(), Some(work.member()), wait),
+        }
+    }
+
+    /// Leaves an entry's target without an outcome: once nothing of the entry is in hand any more, it is read
+    /// again. (Were it settled instead, what is in hand under another entry or ask could be lost with us.)
+    fn leave_entry(&mut self, origin: Origin, member: Option<Member>, wait: Duration) {
+        if let Origin::Live(entry) | Origin::CatchUp(entry) = &origin
+            && let Some(slot) = self.feeds.get_mut(&entry.stream)
+        {
+            slot.recover(Instant::now() + wait.max(PAUSE));
+        }
+        self.send(Item::GiveBack { member, origin });
+    }
+
+    /// A paused group's work stays where it is: entries in their stream, retries as rows.
+    fn put_back_paused(&mut self, work: Work) {
+        let member = work.member();
+        match work.origin {
+            Origin::Retry => self.send(Item::Unschedule { member, group: work.group }),
+            origin => self.leave_entry(origin, Some(member), PAUSE),
         }
     }
 
@@ -547,9 +597,12 @@ impl Intake {
     /// How many entries of a feed may be read now. An endpoint that can't be tried does not hold up a live
     /// feed, whose work for it is deferred; a catch-up, whose only endpoint it is, rests.
     fn quota(&self, slot: &FeedSlot, now: Instant) -> usize {
+        if self.context.recipients.is_paused(slot.feed.group_id) {
+            return 0;
+        }
         let room = match slot.feed.endpoint_id {
             Some(only) => match self.context.recipients.get(only).map(|target| target.state) {
-                Some(State::Disabled) => 0,
+                Some(State::Disabled | State::Sealed) => 0,
                 _ => self.lanes.room(only, now).unwrap_or(0),
             },
             None => {
@@ -622,7 +675,7 @@ impl Intake {
                 Some(Member { event_id: record.event_id, endpoint_id: record.endpoint_id })
             }
             Item::Later { member, .. } | Item::Unschedule { member, .. } => Some(*member),
-            Item::Skip { .. } => None,
+            Item::GiveBack { .. } => None,
         };
         if let Some(leased) = member.and_then(|member| self.leased.get_mut(&member)) {
             leased.handed_on = true;

@@ -5,7 +5,7 @@
 //! a group only while it holds fewer than all of the free ones (each at least one). So many slow endpoints
 //! always leave some for the rest, and one busy endpoint alone still gets a fifth of all.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::time::{Duration, Instant};
 
 use eventrail_core::ids::EndpointId;
@@ -20,10 +20,21 @@ pub(crate) const SOFT_LIMIT: usize = 256;
 /// Work that waits for one endpoint before more of it is deferred.
 pub(crate) const HARD_LIMIT: usize = 2048;
 
+/// What an endpoint allows, by its owner's word.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Limits {
+    pub(crate) group_id: i64,
+    pub(crate) max_in_flight: usize,
+    pub(crate) has_rate: bool,
+}
+
 #[derive(Default)]
 struct Lane {
-    group_id: i64,
-    max_in_flight: usize,
+    limits: Limits,
+    /// Requests that the shared rate allows now; asked for again when they are used up, not before this time.
+    turns: usize,
+    more_turns_at: Option<Instant>,
+    asked_for_turns: bool,
     waiting: VecDeque<Work>,
     in_flight: usize,
     in_ring: bool,
@@ -47,10 +58,14 @@ pub(crate) enum Ended {
     Badly,
     /// Badly, and the receiver wants to be left alone until then.
     SlowDown(Instant),
+    /// There was no request.
+    Untried,
 }
 
 pub(crate) struct Lanes {
     lanes: HashMap<EndpointId, Lane>,
+    /// Lanes whose endpoint has a rate limit.
+    rated: HashSet<EndpointId>,
     /// Lanes with waiting work that may be able to start, each once.
     ring: VecDeque<EndpointId>,
     most: usize,
@@ -65,6 +80,7 @@ impl Lanes {
     pub(crate) fn new(most: usize) -> Self {
         Self {
             lanes: HashMap::new(),
+            rated: HashSet::new(),
             ring: VecDeque::new(),
             most,
             in_flight: 0,
@@ -98,10 +114,12 @@ impl Lanes {
 
     /// Puts work into its endpoint's lane. Work of a catch-up is never refused: its feed is read only as
     /// there is room.
-    pub(crate) fn put(&mut self, work: Work, group_id: i64, max_in_flight: usize, now: Instant) -> Put {
+    pub(crate) fn put(&mut self, work: Work, limits: &Limits, now: Instant) -> Put {
         let lane = self.lanes.entry(work.endpoint_id).or_default();
-        lane.group_id = group_id;
-        lane.max_in_flight = max_in_flight;
+        lane.limits = *limits;
+        if limits.has_rate {
+            self.rated.insert(work.endpoint_id);
+        }
         if !matches!(work.origin, Origin::CatchUp(_)) {
             let back_at = match lane.permission(now) {
                 Permission::NotBefore(at) => Some(at),
@@ -130,9 +148,10 @@ impl Lanes {
             }
             let endpoint = self.ring.pop_front()?;
             let Some(lane) = self.lanes.get_mut(&endpoint) else { continue };
-            let of_group = self.in_flight_of_group.entry(lane.group_id).or_default();
-            let allowed = matches!(lane.permission(now), Permission::Yes | Permission::Probe);
-            if lane.waiting.is_empty() || !allowed || lane.in_flight >= lane.max_in_flight {
+            let of_group = self.in_flight_of_group.entry(lane.limits.group_id).or_default();
+            let allowed = matches!(lane.permission(now), Permission::Yes | Permission::Probe)
+                && (lane.turns > 0 || !lane.limits.has_rate);
+            if lane.waiting.is_empty() || !allowed || lane.in_flight >= lane.limits.max_in_flight {
                 // It comes back when its attempt ends, or when its time has come.
                 lane.in_ring = false;
                 continue;
@@ -143,6 +162,7 @@ impl Lanes {
             }
             let Some(work) = lane.waiting.pop_front() else { continue };
             lane.breaker.started();
+            lane.turns = lane.turns.saturating_sub(1);
             lane.in_flight += 1;
             *of_group += 1;
             self.in_flight += 1;
@@ -158,12 +178,13 @@ impl Lanes {
         let Some(lane) = self.lanes.get_mut(&endpoint) else { return Vec::new() };
         lane.in_flight = lane.in_flight.saturating_sub(1);
         self.in_flight = self.in_flight.saturating_sub(1);
-        if let Some(of_group) = self.in_flight_of_group.get_mut(&lane.group_id) {
+        if let Some(of_group) = self.in_flight_of_group.get_mut(&lane.limits.group_id) {
             *of_group = of_group.saturating_sub(1);
         }
         let was_open = lane.breaker.is_open();
         match how {
             Ended::Well => lane.breaker.succeeded(),
+            Ended::Untried => lane.breaker.untried(),
             Ended::Badly => {
                 lane.breaker.failed(now);
             }
@@ -188,6 +209,35 @@ impl Lanes {
         away
     }
 
+    /// Lanes that wait for turns of a shared rate, and how many each can use. Each is answered by
+    /// [`Self::grant`].
+    pub(crate) fn want_turns(&mut self, now: Instant) -> Vec<(EndpointId, usize)> {
+        let mut wanted = Vec::new();
+        for endpoint in &self.rated {
+            let Some(lane) = self.lanes.get_mut(endpoint) else { continue };
+            let due = lane.more_turns_at.is_none_or(|at| at <= now);
+            if due
+                && lane.limits.has_rate
+                && !lane.asked_for_turns
+                && lane.turns == 0
+                && !lane.waiting.is_empty()
+            {
+                lane.asked_for_turns = true;
+                wanted.push((*endpoint, lane.waiting.len()));
+            }
+        }
+        wanted
+    }
+
+    pub(crate) fn grant(&mut self, endpoint: EndpointId, turns: usize, more_at: Instant) {
+        if let Some(lane) = self.lanes.get_mut(&endpoint) {
+            lane.turns += turns;
+            lane.more_turns_at = Some(more_at);
+            lane.asked_for_turns = false;
+            Self::enter(&mut self.ring, endpoint, lane);
+        }
+    }
+
     /// Takes out work that has waited too long, with when to come back, and lets lanes whose time has come
     /// into the ring. `too_long` is asked only about work taken before `cutoff`. Lanes without anything to
     /// remember are dropped.
@@ -207,6 +257,8 @@ impl Lanes {
         }
         self.waiting -= away.len();
         self.lanes.retain(|_, lane| !lane.is_idle(now));
+        let lanes = &self.lanes;
+        self.rated.retain(|endpoint| lanes.contains_key(endpoint));
         away
     }
 
@@ -281,9 +333,13 @@ mod tests {
         }
     }
 
+    fn limits(group_id: i64, max_in_flight: usize) -> Limits {
+        Limits { group_id, max_in_flight, has_rate: false }
+    }
+
     fn fill(lanes: &mut Lanes, endpoint: EndpointId, group: i64, count: usize, now: Instant) {
         for _ in 0..count {
-            assert!(matches!(lanes.put(work(endpoint, now), group, 1000, now), Put::Waits));
+            assert!(matches!(lanes.put(work(endpoint, now), &limits(group, 1000), now), Put::Waits));
         }
     }
 
@@ -319,7 +375,7 @@ mod tests {
     fn an_endpoints_own_limit_holds() {
         let (mut lanes, now, endpoint) = (Lanes::new(512), Instant::now(), EndpointId::generate());
         for _ in 0..10 {
-            lanes.put(work(endpoint, now), 1, 2, now);
+            lanes.put(work(endpoint, now), &limits(1, 2), now);
         }
         assert_eq!(start_all(&mut lanes, now)[&endpoint], 2);
         lanes.ended(endpoint, Ended::Well, now);
@@ -337,10 +393,10 @@ mod tests {
             away.extend(lanes.ended(endpoint, Ended::Badly, now));
         }
         assert_eq!((away.len(), lanes.open_breakers(), lanes.waiting()), (30, 1, 0));
-        assert!(matches!(lanes.put(work(endpoint, now), 1, 100, now), Put::Refused(..)));
+        assert!(matches!(lanes.put(work(endpoint, now), &limits(1, 100), now), Put::Refused(..)));
         let later = now + Duration::from_secs(6);
         fill(&mut lanes, endpoint, 1, 1, later);
-        assert!(matches!(lanes.put(work(endpoint, now), 1, 100, later), Put::Refused(..)));
+        assert!(matches!(lanes.put(work(endpoint, now), &limits(1, 100), later), Put::Refused(..)));
         assert!(lanes.start_next(later).is_some());
         assert!(lanes.start_next(later).is_none());
         lanes.ended(endpoint, Ended::Well, later);
@@ -354,7 +410,26 @@ mod tests {
         lanes.start_next(now).unwrap();
         let until = now + Duration::from_secs(7);
         assert_eq!(lanes.ended(endpoint, Ended::SlowDown(until), now).len(), 1);
-        assert!(matches!(lanes.put(work(endpoint, now), 1, 9, now), Put::Refused(_, at) if at == until));
-        assert!(matches!(lanes.put(work(endpoint, now), 1, 9, until), Put::Waits));
+        assert!(
+            matches!(lanes.put(work(endpoint, now), &limits(1, 9), now), Put::Refused(_, at) if at == until)
+        );
+        assert!(matches!(lanes.put(work(endpoint, now), &limits(1, 9), until), Put::Waits));
+    }
+
+    #[test]
+    fn a_rated_lane_starts_as_many_as_it_has_turns() {
+        let (mut lanes, now, endpoint) = (Lanes::new(512), Instant::now(), EndpointId::generate());
+        let rated = Limits { has_rate: true, ..limits(1, 100) };
+        for _ in 0..10 {
+            lanes.put(work(endpoint, now), &rated, now);
+        }
+        assert!(start_all(&mut lanes, now).is_empty());
+        assert_eq!(lanes.want_turns(now), [(endpoint, 10)]);
+        assert!(lanes.want_turns(now).is_empty(), "asked already");
+        let later = now + Duration::from_millis(20);
+        lanes.grant(endpoint, 3, later);
+        assert_eq!(start_all(&mut lanes, now)[&endpoint], 3);
+        assert!(lanes.want_turns(now).is_empty(), "not before its time");
+        assert_eq!(lanes.want_turns(later), [(endpoint, 7)]);
     }
 }

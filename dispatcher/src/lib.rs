@@ -12,6 +12,7 @@ mod event;
 mod http_client;
 mod intake;
 mod lanes;
+mod ping;
 mod prepare;
 mod probes;
 mod recipients;
@@ -21,4 +22,5 @@ mod slots;
 mod supervisor;
 mod work;
 
+pub use ping::Pings;
 pub use supervisor::run;

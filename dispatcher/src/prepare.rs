@@ -75,7 +75,7 @@ pub(crate) async fn entries(
                 .filter(|target| known.get(&(entry.event_id, *target)).is_none_or(|ask| *ask < feed.ask))
                 .filter(|target| {
                     let target = context.recipients.get(*target);
-                    target.is_some_and(|target| target.state != recipient::State::Deleted)
+                    target.is_none_or(|target| target.state != recipient::State::Deleted)
                 })
                 .collect();
             match events.get(&entry.event_id) {

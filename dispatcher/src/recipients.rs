@@ -1,18 +1,22 @@
 //! Endpoints as they are sent to: a copy of the record, refreshed when the topology changes.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use eventrail_core::db::recipient::{self, Recipient, State};
 use eventrail_core::db::topology;
 use eventrail_core::group::GroupName;
 use eventrail_core::ids::EndpointId;
 use eventrail_core::retry::RetryPolicy;
 use eventrail_core::signature::SigningKey;
-use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
+use eventrail_core::vault::Vault;
+use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue};
 use sqlx::PgPool;
+
+use crate::lanes::Limits;
 
 /// An endpoint with all that does not change from one delivery to the next.
 pub(crate) struct Target {
@@ -21,11 +25,66 @@ pub(crate) struct Target {
     pub(crate) group: GroupName,
     pub(crate) url: reqwest::Url,
     pub(crate) headers: HeaderMap,
-    pub(crate) keys: Vec<SigningKey>,
+    keys: Vec<(SigningKey, Option<DateTime<Utc>>)>,
     pub(crate) timeout: Duration,
     pub(crate) max_in_flight: u32,
     pub(crate) policy: RetryPolicy,
+    pub(crate) rate_per_second: Option<u32>,
     pub(crate) state: State,
+    /// The whole group is paused.
+    pub(crate) paused: bool,
+}
+
+impl Target {
+    /// # Errors
+    /// A header of the row is none.
+    pub(crate) fn new(recipient: &Recipient, defaults: &Defaults) -> anyhow::Result<Self> {
+        let mut headers = HeaderMap::new();
+        for (name, value) in recipient.headers.iter() {
+            let mut value = HeaderValue::from_str(value)?;
+            value.set_sensitive(true);
+            headers.insert(HeaderName::from_bytes(name.as_bytes())?, value);
+        }
+        if let Some(authorization) = &recipient.authorization {
+            let mut value = HeaderValue::from_str(authorization)?;
+            value.set_sensitive(true);
+            headers.insert(AUTHORIZATION, value);
+        }
+        let policy = match &recipient.group_retry {
+            Some(group) => group.apply(&defaults.policy),
+            None => defaults.policy.clone(),
+        };
+        let policy = recipient.retry.as_ref().map_or_else(|| policy.clone(), |own| own.apply(&policy));
+        Ok(Self {
+            id: recipient.id,
+            group_id: recipient.group_id,
+            group: recipient.group.clone(),
+            url: recipient.url.url().clone(),
+            headers,
+            keys: recipient.secrets.iter().map(|(secret, end)| (SigningKey::new(secret), *end)).collect(),
+            timeout: recipient.timeout.unwrap_or(defaults.timeout),
+            max_in_flight: recipient.max_in_flight.unwrap_or(defaults.max_in_flight),
+            policy,
+            rate_per_second: recipient.rate_per_second,
+            state: recipient.state,
+            paused: recipient.paused,
+        })
+    }
+
+    /// What its lane must know.
+    pub(crate) fn limits(&self) -> Limits {
+        Limits {
+            group_id: self.group_id,
+            max_in_flight: self.max_in_flight as usize,
+            has_rate: self.rate_per_second.is_some(),
+        }
+    }
+
+    /// The keys that sign at this time, newest first.
+    pub(crate) fn signing_keys(&self, now: DateTime<Utc>) -> Vec<SigningKey> {
+        let valid = |end: &Option<DateTime<Utc>>| end.is_none_or(|end| end > now);
+        self.keys.iter().filter(|(_, end)| valid(end)).map(|(key, _)| key.clone()).collect()
+    }
 }
 
 /// What holds where an endpoint says nothing.
@@ -37,6 +96,7 @@ pub(crate) struct Defaults {
 
 pub(crate) struct Recipients {
     pool: PgPool,
+    vault: Arc<Vault>,
     defaults: Defaults,
     version: AtomicI64,
     held: RwLock<Held>,
@@ -47,11 +107,13 @@ struct Held {
     targets: HashMap<EndpointId, Arc<Target>>,
     /// Active endpoints of each group.
     groups: HashMap<i64, Vec<EndpointId>>,
+    /// Groups that are paused.
+    paused: HashSet<i64>,
 }
 
 impl Recipients {
-    pub(crate) fn new(pool: PgPool, defaults: Defaults) -> Self {
-        Self { pool, defaults, version: AtomicI64::new(-1), held: RwLock::default() }
+    pub(crate) fn new(pool: PgPool, vault: Arc<Vault>, defaults: Defaults) -> Self {
+        Self { pool, vault, defaults, version: AtomicI64::new(-1), held: RwLock::default() }
     }
 
     pub(crate) fn get(&self, id: EndpointId) -> Option<Arc<Target>> {
@@ -67,6 +129,10 @@ impl Recipients {
                 break;
             }
         }
+    }
+
+    pub(crate) fn is_paused(&self, group_id: i64) -> bool {
+        self.held.read().unwrap_or_else(PoisonError::into_inner).paused.contains(&group_id)
     }
 
     pub(crate) fn active_in_group(&self, group_id: i64) -> usize {
@@ -86,40 +152,14 @@ impl Recipients {
         }
         // A restored backup has an older version than ours: read everything again.
         let since = if version < known { -1 } else { known };
-        let changed = recipient::changed_since(&self.pool, since).await?;
+        let changed = recipient::changed_since(&self.pool, &self.vault, since).await?;
         let mut held = self.held.write().unwrap_or_else(PoisonError::into_inner);
         for recipient in changed {
-            let target = Arc::new(self.target(&recipient)?);
+            let target = Arc::new(Target::new(&recipient, &self.defaults)?);
             held.place(target);
         }
         self.version.store(version, Ordering::Release);
         Ok(())
-    }
-
-    fn target(&self, recipient: &Recipient) -> anyhow::Result<Target> {
-        let mut headers = HeaderMap::new();
-        for (name, value) in recipient.headers.iter() {
-            let mut value = HeaderValue::from_str(value)?;
-            value.set_sensitive(true);
-            headers.insert(HeaderName::from_bytes(name.as_bytes())?, value);
-        }
-        let policy = match &recipient.group_retry {
-            Some(group) => group.apply(&self.defaults.policy),
-            None => self.defaults.policy.clone(),
-        };
-        let policy = recipient.retry.as_ref().map_or_else(|| policy.clone(), |own| own.apply(&policy));
-        Ok(Target {
-            id: recipient.id,
-            group_id: recipient.group_id,
-            group: recipient.group.clone(),
-            url: recipient.url.url().clone(),
-            headers,
-            keys: recipient.secrets.iter().map(SigningKey::new).collect(),
-            timeout: recipient.timeout.unwrap_or(self.defaults.timeout),
-            max_in_flight: recipient.max_in_flight.unwrap_or(self.defaults.max_in_flight),
-            policy,
-            state: recipient.state,
-        })
     }
 }
 
@@ -127,9 +167,14 @@ impl Held {
     fn place(&mut self, target: Arc<Target>) {
         let group = self.groups.entry(target.group_id).or_default();
         group.retain(|id| *id != target.id);
+        if target.paused {
+            self.paused.insert(target.group_id);
+        } else {
+            self.paused.remove(&target.group_id);
+        }
         match target.state {
             State::Active => group.push(target.id),
-            State::Disabled => {}
+            State::Disabled | State::Sealed => {}
             State::Deleted => {
                 // Kept as a tombstone: entries that name it owe nothing, without asking the record again.
             }

@@ -17,7 +17,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::prepare::Context;
-use crate::work::{HeldEntry, Origin};
+use crate::work::{Origin, TargetDone};
 
 /// Outcomes in one commit.
 const BATCH: usize = 500;
@@ -32,8 +32,8 @@ pub(crate) enum Item {
     Later { member: Member, group_id: i64, group: GroupName, at: DateTime<Utc> },
     /// A member of the retry ZSET that must not be tried for now.
     Unschedule { member: Member, group: GroupName },
-    /// A target of an entry that is in hand twice: the other one records it.
-    Skip { origin: Origin },
+    /// A target of an entry that can't be tried here and now: the entry is read again later.
+    GiveBack { member: Option<Member>, origin: Origin },
 }
 
 /// What the intake hears back.
@@ -208,7 +208,7 @@ impl Plan {
                 Item::Record { record, group, origin, .. } => {
                     let member = Member { event_id: record.event_id, endpoint_id: record.endpoint_id };
                     plan.members.push(member);
-                    plan.target_done(origin);
+                    plan.target_done(origin, true);
                     // An outcome that the row did not take (a higher ask came, or it was final) changes nothing.
                     let taken =
                         row.as_ref().filter(|row| row.ask == record.ask && row.status == record.status);
@@ -233,19 +233,26 @@ impl Plan {
                     plan.members.push(*member);
                     plan.unschedule(group, *member);
                 }
-                Item::Skip { origin } => plan.target_done(origin),
+                Item::GiveBack { member, origin } => {
+                    plan.members.extend(member);
+                    plan.target_done(origin, false);
+                }
             }
         }
         plan
     }
 
-    fn target_done(&mut self, origin: &Origin) {
-        if let Origin::Live(entry) | Origin::CatchUp(entry) = origin
-            && HeldEntry::one_done(entry)
-        {
-            self.entries.entry(Arc::clone(&entry.stream)).or_default().push(format!("{}-0", entry.position));
-            self.released.push((Arc::clone(&entry.stream), entry.position));
+    fn target_done(&mut self, origin: &Origin, has_outcome: bool) {
+        let (Origin::Live(entry) | Origin::CatchUp(entry)) = origin else { return };
+        match entry.target_done(has_outcome) {
+            TargetDone::OthersRemain => return,
+            TargetDone::Release => {}
+            TargetDone::Settle => {
+                let ids = self.entries.entry(Arc::clone(&entry.stream)).or_default();
+                ids.push(format!("{}-0", entry.position));
+            }
         }
+        self.released.push((Arc::clone(&entry.stream), entry.position));
     }
 
     fn schedule(&mut self, group_id: i64, group: &GroupName, member: Member, at: DateTime<Utc>) {

@@ -11,6 +11,7 @@ use eventrail_core::egress::EgressPolicy;
 use eventrail_core::rail::keys::Keys;
 use eventrail_core::rail::ready::Hint;
 use eventrail_core::rail::{self, intake as consumer};
+use eventrail_core::vault::Vault;
 use futures_util::StreamExt as _;
 use metrics_exporter_prometheus::PrometheusHandle;
 use redis::aio::ConnectionManager;
@@ -45,6 +46,7 @@ pub async fn run(
     store: StoreConfig,
     config: DispatcherConfig,
     egress: EgressPolicy,
+    vault: Arc<Vault>,
     metrics: PrometheusHandle,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
@@ -68,6 +70,7 @@ pub async fn run(
         consumer: name.clone(),
         recipients: Recipients::new(
             pool.clone(),
+            vault,
             Defaults {
                 timeout: config.attempt_timeout(),
                 max_in_flight: config.max_in_flight,

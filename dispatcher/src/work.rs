@@ -1,7 +1,7 @@
 //! One event owed to one endpoint, on its way through this process.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Instant;
 
 use eventrail_core::group::GroupName;
@@ -16,16 +16,36 @@ pub(crate) struct HeldEntry {
     pub(crate) stream: Arc<str>,
     pub(crate) position: i64,
     owed: AtomicUsize,
+    given_back: AtomicBool,
+}
+
+/// What follows when one target of an entry is done with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum TargetDone {
+    OthersRemain,
+    /// All targets have outcomes: the entry can be deleted.
+    Settle,
+    /// Nothing of it is in hand any more, but not all has an outcome: it stays pending, to be read again.
+    Release,
 }
 
 impl HeldEntry {
     pub(crate) fn new(stream: Arc<str>, position: i64, owed: usize) -> Arc<Self> {
-        Arc::new(Self { stream, position, owed: AtomicUsize::new(owed) })
+        Arc::new(Self { stream, position, owed: AtomicUsize::new(owed), given_back: AtomicBool::new(false) })
     }
 
-    /// One target has its outcome recorded; true when it was the last.
-    pub(crate) fn one_done(&self) -> bool {
-        self.owed.fetch_sub(1, Ordering::AcqRel) == 1
+    /// One target has its outcome recorded, or is given back without one.
+    pub(crate) fn target_done(&self, has_outcome: bool) -> TargetDone {
+        if !has_outcome {
+            self.given_back.store(true, Ordering::Release);
+        }
+        if self.owed.fetch_sub(1, Ordering::AcqRel) > 1 {
+            TargetDone::OthersRemain
+        } else if self.given_back.load(Ordering::Acquire) {
+            TargetDone::Release
+        } else {
+            TargetDone::Settle
+        }
     }
 }
 

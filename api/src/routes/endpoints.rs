@@ -175,7 +175,7 @@ pub(super) async fn create_endpoint(
     let group = group_name(&group)?;
     let new = body.into_new()?;
     reachable(&api.egress, &new.url).await?;
-    match endpoint::create(&api.pool, &group, &new).await? {
+    match endpoint::create(&api.pool, &api.vault, &group, &new).await? {
         Created::Created(made) => {
             api.doorbell.ring();
             let location = format!("/consumer-groups/{group}/endpoints/{}", made.id);
@@ -284,7 +284,7 @@ pub(super) async fn get_endpoint_secret(
     Path((group, id)): Path<(String, String)>,
     _: NoQuery,
 ) -> Result<Response, Problem> {
-    let secrets = endpoint::secrets(&api.pool, &group_name(&group)?, endpoint_id(&id)?).await?;
+    let secrets = endpoint::secrets(&api.pool, &api.vault, &group_name(&group)?, endpoint_id(&id)?).await?;
     if secrets.is_empty() {
         return Err(no_such_endpoint());
     }

@@ -1,6 +1,6 @@
 //! An API in this process, on servers of its own.
 
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use eventrail_api::Deps;
 use eventrail_core::config::{ApiConfig, Auth};
@@ -60,6 +60,7 @@ impl Server {
             ),
             admin_token: options.admin_token,
             prometheus: prometheus(),
+            vault: Arc::new(eventrail_core::config::vault_with(eventrail_core::testing::SECRETS_KEY).unwrap()),
         };
         let config = ApiConfig {
             listen: "127.0.0.1:0".parse().unwrap(),

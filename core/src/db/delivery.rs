@@ -316,8 +316,8 @@ pub struct Waiting {
     pub next_attempt_at: DateTime<Utc>,
 }
 
-/// Deliveries that fall due in `[from, to)`, the earliest first; those of disabled endpoints stay where
-/// they are.
+/// Deliveries that fall due in `[from, to)`, the earliest first; those of disabled endpoints and paused
+/// groups stay where they are.
 ///
 /// # Errors
 /// PostgreSQL is away.
@@ -331,7 +331,7 @@ pub async fn falling_due(
         "select d.event_id, d.endpoint_id, d.group_id, g.name, d.next_attempt_at
          from delivery d join endpoint e on e.id = d.endpoint_id join consumer_group g on g.id = d.group_id
          where d.status in ('pending', 'retrying') and d.next_attempt_at >= $1 and d.next_attempt_at < $2
-           and e.status <> 'disabled' and g.deleted_at is null
+           and e.status <> 'disabled' and g.deleted_at is null and g.paused_at is null
          order by d.next_attempt_at limit $3",
     )
     .bind(from)

@@ -13,6 +13,7 @@ use crate::ids::EndpointId;
 use crate::matching::Filter;
 use crate::retry::RetryOverride;
 use crate::secret::Secret;
+use crate::vault::Vault;
 
 /// An endpoint that is to be made.
 #[derive(Debug)]
@@ -65,10 +66,16 @@ pub enum Deleted {
 ///
 /// # Errors
 /// PostgreSQL is away.
-pub async fn create(pool: &PgPool, group: &GroupName, new: &NewEndpoint) -> sqlx::Result<Created> {
+pub async fn create(
+    pool: &PgPool,
+    vault: &Vault,
+    group: &GroupName,
+    new: &NewEndpoint,
+) -> sqlx::Result<Created> {
     let id = EndpointId::generate();
     let mut change = super::change::begin(pool).await?;
-    match insert(&mut change, group, id, new).await {
+    let sealed = vault.seal(new.secret.expose(), id.0.as_bytes());
+    match insert(&mut change, group, id, new, &sealed).await {
         Ok(0) => return Ok(Created::NoSuchGroup),
         Ok(_) => change.commit().await?,
         Err(error) if super::change::violates(&error, "endpoint_url_key") => {
@@ -86,6 +93,7 @@ async fn insert(
     group: &GroupName,
     id: EndpointId,
     new: &NewEndpoint,
+    sealed: &[u8],
 ) -> sqlx::Result<u64> {
     let event_types: Vec<String> = new.filter.event_types.iter().map(ToString::to_string).collect();
     let sources: Vec<&str> = new.filter.sources.iter().map(AsRef::as_ref).collect();
@@ -112,7 +120,7 @@ async fn insert(
     .bind(new.timeout_ms)
     .bind(new.max_in_flight)
     .bind(new.retry.as_ref().map(Json))
-    .bind(new.secret.expose())
+    .bind(sealed)
     .bind(event_types)
     .bind(sources)
     .execute(change)
@@ -220,8 +228,13 @@ pub struct SecretOf {
 /// The secrets that sign for an endpoint now, newest first; none if there is no such endpoint.
 ///
 /// # Errors
-/// PostgreSQL is away, or a stored secret is not one.
-pub async fn secrets(pool: &PgPool, group: &GroupName, id: EndpointId) -> sqlx::Result<Vec<SecretOf>> {
+/// PostgreSQL is away, or a stored secret does not open.
+pub async fn secrets(
+    pool: &PgPool,
+    vault: &Vault,
+    group: &GroupName,
+    id: EndpointId,
+) -> sqlx::Result<Vec<SecretOf>> {
     let rows: Vec<(Vec<u8>, Option<DateTime<Utc>>)> = sqlx::query_as(
         "select s.secret, s.expires_at
          from endpoint_secret s
@@ -237,8 +250,16 @@ pub async fn secrets(pool: &PgPool, group: &GroupName, id: EndpointId) -> sqlx::
     .await?;
     rows.into_iter()
         .map(|(bytes, expires_at)| {
-            let secret = Secret::from_bytes(bytes).map_err(|error| sqlx::Error::Decode(Box::new(error)))?;
+            let secret = open_secret(vault, id, &bytes)?;
             Ok(SecretOf { secret, expires_at })
         })
         .collect()
+}
+
+/// A secret from its envelope, which is bound to the endpoint's id.
+pub(super) fn open_secret(vault: &Vault, id: EndpointId, envelope: &[u8]) -> sqlx::Result<Secret> {
+    let unreadable =
+        |error: &dyn std::fmt::Display| sqlx::Error::Decode(format!("secret of {id}: {error}").into());
+    let bytes = vault.open(envelope, id.0.as_bytes()).map_err(|error| unreadable(&error))?;
+    Secret::from_bytes(bytes).map_err(|error| unreadable(&error))
 }

@@ -15,6 +15,7 @@ pub mod log;
 pub mod migrate;
 pub mod parking;
 pub mod recipient;
+pub mod rekey;
 pub mod tail;
 pub mod topology;
 pub mod whereabouts;

@@ -2,19 +2,23 @@
 
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use sqlx::{PgExecutor, PgPool};
 
-use super::{change, topology};
+use super::{change, endpoint, topology};
 use crate::endpoint::{CustomHeaders, EndpointUrl};
 use crate::group::GroupName;
 use crate::ids::EndpointId;
 use crate::retry::RetryOverride;
 use crate::secret::Secret;
+use crate::vault::{Vault, VaultError};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum State {
     Active,
     Disabled,
+    /// Its secrets can't be opened with the keys that we have: nothing can be signed for it.
+    Sealed,
     Deleted,
 }
 
@@ -31,7 +35,13 @@ pub struct Recipient {
     pub retry: Option<RetryOverride>,
     pub group_retry: Option<RetryOverride>,
     pub state: State,
-    pub secrets: Vec<Secret>,
+    /// Newest first, each with until when it signs.
+    pub secrets: Vec<(Secret, Option<DateTime<Utc>>)>,
+    /// Value of the `authorization` header that the receiver wants.
+    pub authorization: Option<String>,
+    pub rate_per_second: Option<u32>,
+    /// The whole group is paused.
+    pub paused: bool,
 }
 
 #[derive(sqlx::FromRow)]
@@ -47,29 +57,68 @@ struct Row {
     group_retry: Option<sqlx::types::Json<RetryOverride>>,
     status: String,
     secrets: Vec<Vec<u8>>,
+    expiries: Vec<Option<DateTime<Utc>>>,
+    auth: Option<Vec<u8>>,
+    rate_per_second: Option<i32>,
+    paused: bool,
 }
 
 /// Endpoints that have changed since topology version `since`, deleted ones included.
 ///
 /// # Errors
 /// PostgreSQL is away, or a row cannot be read by this version.
-pub async fn changed_since(executor: impl PgExecutor<'_>, since: i64) -> sqlx::Result<Vec<Recipient>> {
+pub async fn changed_since(
+    executor: impl PgExecutor<'_>,
+    vault: &Vault,
+    since: i64,
+) -> sqlx::Result<Vec<Recipient>> {
+    select(executor, vault, since, None).await
+}
+
+/// One endpoint, deleted or not.
+///
+/// # Errors
+/// As [`changed_since`].
+pub async fn get(
+    executor: impl PgExecutor<'_>,
+    vault: &Vault,
+    id: EndpointId,
+) -> sqlx::Result<Option<Recipient>> {
+    Ok(select(executor, vault, -1, Some(id)).await?.pop())
+}
+
+async fn select(
+    executor: impl PgExecutor<'_>,
+    vault: &Vault,
+    since: i64,
+    only: Option<EndpointId>,
+) -> sqlx::Result<Vec<Recipient>> {
     let rows: Vec<Row> = sqlx::query_as(
         "select e.id, e.group_id, g.name as group_name, e.url, e.headers, e.timeout_ms, e.max_in_flight, e.retry,
                 g.retry as group_retry, e.status,
-                array(select s.secret from endpoint_secret s where s.endpoint_id = e.id
-                      and (s.expires_at is null or s.expires_at > now()) order by s.id desc) as secrets
-         from endpoint e join consumer_group g on g.id = e.group_id where e.version > $1",
+                e.auth, e.rate_per_second, g.paused_at is not null as paused,
+                array(select s.secret from endpoint_secret s where s.endpoint_id = e.id order by s.id desc) as secrets,
+                array(select s.expires_at from endpoint_secret s where s.endpoint_id = e.id order by s.id desc)
+                    as expiries
+         from endpoint e join consumer_group g on g.id = e.group_id
+         where e.version > $1 and ($2::uuid is null or e.id = $2)",
     )
     .bind(since)
+    .bind(only)
     .fetch_all(executor)
     .await?;
-    rows.into_iter().map(Row::into_recipient).collect()
+    rows.into_iter().map(|row| row.into_recipient(vault)).collect()
 }
 
 impl Row {
-    fn into_recipient(self) -> sqlx::Result<Recipient> {
+    fn into_recipient(self, vault: &Vault) -> sqlx::Result<Recipient> {
         let unreadable = |what: &str| sqlx::Error::Decode(format!("{}: {what}", self.id).into());
+        let opened = self.open(vault);
+        if let Err(error) = &opened {
+            tracing::error!(endpoint.id = %self.id, %error, "secrets can't be opened: check SECRETS_KEY");
+        }
+        let is_open = opened.is_ok();
+        let (secrets, authorization) = opened.unwrap_or_default();
         Ok(Recipient {
             id: self.id,
             group_id: self.group_id,
@@ -81,17 +130,40 @@ impl Row {
             retry: self.retry.as_ref().map(|json| json.0.clone()),
             group_retry: self.group_retry.as_ref().map(|json| json.0.clone()),
             state: match self.status.as_str() {
-                "active" => State::Active,
+                "active" if is_open => State::Active,
+                "active" => State::Sealed,
                 "disabled" => State::Disabled,
                 _ => State::Deleted,
             },
-            secrets: self
-                .secrets
-                .iter()
-                .map(|bytes| Secret::from_bytes(bytes.clone()).map_err(|_| unreadable("secret")))
-                .collect::<Result<_, _>>()?,
+            secrets,
+            authorization,
+            rate_per_second: self.rate_per_second.and_then(|rate| u32::try_from(rate).ok()),
+            paused: self.paused,
         })
     }
+}
+
+type Opened = (Vec<(Secret, Option<DateTime<Utc>>)>, Option<String>);
+
+impl Row {
+    /// The secrets and the `authorization` header.
+    fn open(&self, vault: &Vault) -> sqlx::Result<Opened> {
+        let secrets = self
+            .secrets
+            .iter()
+            .zip(&self.expiries)
+            .map(|(envelope, expires_at)| Ok((endpoint::open_secret(vault, self.id, envelope)?, *expires_at)))
+            .collect::<sqlx::Result<_>>()?;
+        let authorization =
+            self.auth.as_ref().map(|envelope| open_auth(vault, self.id, envelope)).transpose();
+        Ok((secrets, authorization.map_err(|error| sqlx::Error::Decode(error.into()))?))
+    }
+}
+
+/// The `authorization` header that an endpoint's sealed credentials stand for: what is sealed is its value.
+fn open_auth(vault: &Vault, id: EndpointId, envelope: &[u8]) -> Result<String, VaultError> {
+    let value = vault.open(envelope, id.0.as_bytes())?;
+    String::from_utf8(value).map_err(|_| VaultError::Damaged)
 }
 
 /// Disables an endpoint that answered 410 Gone. Its subscription stays; the relay parks it.

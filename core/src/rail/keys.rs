@@ -2,6 +2,7 @@
 //! what one script touches lies in one slot.
 
 use crate::group::GroupName;
+use crate::ids::EndpointId;
 
 /// The Redis consumer group of every stream.
 pub const CONSUMER_GROUP: &str = "eventrail";
@@ -50,6 +51,11 @@ impl Keys {
     pub fn dead_letters(&self, group: &GroupName) -> Vec<String> {
         let own = format!("{}.{{{group}}}.dlq", self.prefix);
         if group.as_ref() == "default" { vec![own, format!("{}.events.dlq", self.prefix)] } else { vec![own] }
+    }
+
+    /// When an endpoint with a rate limit may be sent to next.
+    pub fn rate(&self, group: &GroupName, endpoint: EndpointId) -> String {
+        format!("{}.{{{group}}}.rate.{endpoint}", self.prefix)
     }
 
     /// The key by which a consumer says that it lives.

@@ -13,6 +13,7 @@ pub mod entry;
 pub mod intake;
 pub mod keys;
 pub mod probe;
+pub mod rate;
 pub mod ready;
 pub mod schedule;
 pub mod stream;

@@ -18,4 +18,4 @@ pub use invariants::Invariants;
 pub use process::EventrailProcess;
 pub use proxy::CuttingProxy;
 pub use receiver::{Answer, Receiver, Request};
-pub use stack::{AttemptRow, DeliveryRow, Stack, StackOptions};
+pub use stack::{AttemptRow, DeliveryRow, SECRETS_KEY, Stack, StackOptions};

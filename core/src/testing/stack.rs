@@ -11,6 +11,8 @@ use crate::rail::keys::{CONSUMER_GROUP, Keys};
 use crate::servers::{Binaries, Durability, Postgres, PostgresOptions, Redis, RedisOptions};
 
 const PREFIX: &str = "eventrail";
+/// Any 32 bytes.
+pub const SECRETS_KEY: &str = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
 
 #[derive(Debug, Clone)]
 pub struct StackOptions {
@@ -93,6 +95,7 @@ impl Stack {
             ("DATABASE_URL".into(), self.postgres.url()),
             ("REDIS_URL".into(), self.redis.url()),
             ("REDIS_PREFIX".into(), PREFIX.into()),
+            ("SECRETS_KEY".into(), SECRETS_KEY.into()),
         ]
     }
 

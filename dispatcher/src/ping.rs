@@ -1,0 +1,67 @@
+//! `eventrail.ping`: the dispatcher's way of sending, without log, feed or rows.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use eventrail_core::config::DispatcherConfig;
+use eventrail_core::db::recipient::{self, State};
+use eventrail_core::egress::EgressPolicy;
+use eventrail_core::ids::EndpointId;
+use eventrail_core::ping::{Pinged, Pinger};
+use eventrail_core::vault::Vault;
+use sqlx::PgPool;
+
+use crate::deliver::{self, Courier};
+use crate::event::Event;
+use crate::http_client;
+use crate::recipients::{Defaults, Target};
+
+/// Sends pings as the dispatcher sends deliveries.
+pub struct Pings {
+    pool: PgPool,
+    vault: Arc<Vault>,
+    courier: Arc<Courier>,
+    timeout: Duration,
+    config: DispatcherConfig,
+}
+
+impl Pings {
+    /// # Errors
+    /// The TLS set-up is unusable.
+    pub fn new(
+        pool: PgPool,
+        vault: Arc<Vault>,
+        egress: EgressPolicy,
+        config: DispatcherConfig,
+    ) -> anyhow::Result<Self> {
+        let egress = Arc::new(egress);
+        let courier = Courier {
+            client: http_client::build(Arc::clone(&egress))?,
+            egress,
+            longest_retry_after: Duration::from_millis(config.max_backoff_ms),
+        };
+        Ok(Self { pool, vault, courier: Arc::new(courier), timeout: config.attempt_timeout(), config })
+    }
+}
+
+impl Pinger for Pings {
+    fn ping(&self, endpoint: EndpointId) -> Pinged {
+        let (pool, vault, courier) = (self.pool.clone(), Arc::clone(&self.vault), Arc::clone(&self.courier));
+        let defaults = Defaults {
+            timeout: self.timeout,
+            max_in_flight: self.config.max_in_flight,
+            policy: self.config.retry_policy(),
+        };
+        Box::pin(async move {
+            let found = recipient::get(&pool, &vault, endpoint).await?;
+            let Some(recipient) = found.filter(|recipient| recipient.state != State::Deleted) else {
+                return Ok(None);
+            };
+            let target = Target::new(&recipient, &defaults)?;
+            let payload = serde_json::json!({ "endpoint_id": endpoint, "group": recipient.group.as_ref() });
+            let event = Event::ping(payload.to_string().as_bytes());
+            let (attempt, _) = deliver::attempt(&courier, &target, &event, 1, "test").await;
+            Ok(Some((event.id, attempt)))
+        })
+    }
+}
