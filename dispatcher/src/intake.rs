@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use chrono::{TimeDelta, Utc};
+use eventrail_core::db::answered;
 use eventrail_core::db::delivery::{Record, Status};
 use eventrail_core::db::recipient::State;
 use eventrail_core::group::GroupName;
@@ -362,7 +363,7 @@ impl Intake {
         slot.preparing += positions.len();
         let (context, feed, stream) = (Arc::clone(&self.context), slot.feed.clone(), Arc::clone(stream));
         self.tasks.spawn(async move {
-            let answer = prepare::entries(&context, &feed, &stream, reads).await;
+            let answer = answered(prepare::entries(&context, &feed, &stream, reads)).await;
             Done::Prepared { stream, positions, answer }
         });
     }
@@ -638,7 +639,7 @@ impl Intake {
         slot.begin_claim();
         let (context, group) = (Arc::clone(&self.context), slot.group.clone());
         self.tasks.spawn(async move {
-            let answer = prepare::retries(&context, group_id, &group, most).await;
+            let answer = answered(prepare::retries(&context, group_id, &group, most)).await;
             Done::Claimed { group_id, answer }
         });
     }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
+use eventrail_core::db::answered;
 use eventrail_core::db::delivery::{self, Record, Recorded, Status};
 use eventrail_core::db::recipient;
 use eventrail_core::group::GroupName;
@@ -109,7 +110,7 @@ async fn commit(context: &Context, items: Vec<Item>, give_up: &CancellationToken
         let mut pause = Duration::from_millis(50);
         let recorded = loop {
             let started = Instant::now();
-            match delivery::record(&context.pool, &mut records).await {
+            match answered(delivery::record(&context.pool, &mut records)).await {
                 Ok(recorded) => {
                     metrics::histogram!(names::RECORD_COMMIT_SECONDS).record(started.elapsed().as_secs_f64());
                     break recorded;

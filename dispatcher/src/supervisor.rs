@@ -160,7 +160,7 @@ async fn lead(mut relay: Relay, bell: Arc<Notify>, stop: CancellationToken) {
         let step = tokio::select! {
             // A step that is cut leaves nothing half done: whoever leads next compares everything.
             () = stop.cancelled() => break,
-            step = relay.step() => step,
+            step = db::answered(relay.step()) => step,
         };
         let wait = match step {
             Ok(Step::Worked) => {
@@ -234,7 +234,7 @@ async fn announce(mut redis: ConnectionManager, keys: Keys, name: String) -> any
 
 async fn refresh(context: Arc<Context>) -> anyhow::Result<()> {
     loop {
-        if let Err(error) = context.recipients.refresh().await {
+        if let Err(error) = db::answered(context.recipients.refresh()).await {
             tracing::warn!(error = format!("{error:#}"), "endpoints not refreshed");
         }
         tokio::time::sleep(REFRESH_EVERY).await;
@@ -247,7 +247,7 @@ async fn tend(pool: PgPool) -> anyhow::Result<()> {
     loop {
         if rounds.is_multiple_of(1800) {
             match pool.acquire().await {
-                Ok(mut connection) => match tail::make_partitions(&mut connection).await {
+                Ok(mut connection) => match db::answered(tail::make_partitions(&mut connection)).await {
                     Ok(made) if made > 0 => tracing::info!(made, "partitions made"),
                     Ok(_) => {}
                     Err(error) => tracing::warn!(%error, "partitions not made"),
@@ -256,7 +256,7 @@ async fn tend(pool: PgPool) -> anyhow::Result<()> {
             }
         }
         rounds += 1;
-        match tail::end_stuck_writers(&pool).await {
+        match db::answered(tail::end_stuck_writers(&pool)).await {
             Ok(ended) if ended > 0 => {
                 tracing::warn!(ended, "ended sessions that held the log lock in silence");
             }

@@ -3,6 +3,7 @@
 use std::str::FromStr;
 use std::time::Duration;
 
+use sqlx::Connection as _;
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 
 pub(crate) mod change;
@@ -48,4 +49,28 @@ pub fn pool(options: PgConnectOptions, connections: u32) -> PgPool {
         .acquire_timeout(Duration::from_secs(5))
         .idle_timeout(Duration::from_secs(300))
         .connect_lazy_with(options)
+}
+        // A connection whose server vanished would be held here for ever, and its place in the pool with it.
+        .after_release(|connection, _| {
+            Box::pin(async move {
+                let alive = tokio::time::timeout(Duration::from_secs(2), connection.ping()).await;
+                alive.unwrap_or(Err(sqlx::Error::PoolTimedOut)).map(|()| true)
+            })
+        })
+
+/// What a server that is there answers within.
+const ANSWER_WITHIN: Duration = Duration::from_secs(20);
+
+/// Gives up on work whose answers do not come. A server that vanished without a word (lost its power, failed
+/// over) leaves connections on which nothing ever arrives, and sqlx waits on them without end.
+///
+/// # Errors
+/// Those of the work; or it took too long, and its outcome is unknown.
+pub async fn answered<T, E: Into<anyhow::Error>>(
+    work: impl Future<Output = Result<T, E>>,
+) -> anyhow::Result<T> {
+    match tokio::time::timeout(ANSWER_WITHIN, work).await {
+        Ok(answer) => answer.map_err(Into::into),
+        Err(_) => anyhow::bail!("no answer within {} s", ANSWER_WITHIN.as_secs()),
+    }
 }

@@ -25,6 +25,14 @@ pub mod stream;
 pub fn client(url: &str) -> redis::RedisResult<redis::Client> {
     use redis::IntoConnectionInfo as _;
     let settings = redis::io::tcp::TcpSettings::default().set_nodelay(true);
+    // A Redis that vanished without a word: the kernel must say so, since redis-rs stays on a connection whose
+    // answers time out. Keepalive is for the subscription, on which we send nothing.
+    let keepalive = redis::io::tcp::socket2::TcpKeepalive::new()
+        .with_time(Duration::from_secs(5))
+        .with_interval(Duration::from_secs(2));
+    let settings = settings.set_keepalive(keepalive);
+    #[cfg(target_os = "linux")]
+    let settings = settings.set_user_timeout(Duration::from_secs(10));
     redis::Client::open(url.into_connection_info()?.set_tcp_settings(settings))
 }
 
