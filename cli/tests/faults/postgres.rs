@@ -196,3 +196,18 @@ async fn positions_given_again_while_no_dispatcher_ran_are_delivered_as_what_the
     assert_eq!(figures.duplicates, 0);
     has_new_epochs(&world).await;
 }
+
+#[tokio::test]
+async fn a_postgres_that_vanishes_without_a_word_and_is_replaced_is_found_again() {
+    let world = World::start().await;
+    let api = world.api(&[]).await;
+    let (postgres, url) = CuttingProxy::for_url(&world.stack.postgres.url()).await;
+    let _dispatcher = world.dispatcher(&[("DATABASE_URL", &url)]).await;
+    let traffic = Traffic::start(&api.client());
+    traffic.more(60).await;
+    postgres.abandon();
+    traffic.more(60).await;
+    let events = traffic.stop().await;
+    let figures = world.settles(&events, 0).await;
+    assert_eq!(figures.duplicates, 0);
+}

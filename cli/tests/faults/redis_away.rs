@@ -1,6 +1,6 @@
 //! Redis loses all, some, or one stream, or is away.
 
-use eventrail_core::testing::{Answer, Stack, StackOptions, eventually_within};
+use eventrail_core::testing::{Answer, CuttingProxy, Stack, StackOptions, eventually_within};
 use redis::aio::MultiplexedConnection;
 
 use crate::traffic::{Traffic, post_all};
@@ -228,4 +228,22 @@ async fn a_redis_consumer_group_destroyed_under_traffic_is_made_again_from_the_s
     let events = traffic.stop().await;
     let figures = world.settles(&events, 0).await;
     assert_eq!(figures.duplicates, 0, "one dispatcher knows what it has in hand");
+}
+
+/// The kernel gives such a connection up after ten seconds (`TCP_USER_TIMEOUT`). The proxy, like a load balancer
+/// whose backend hangs, goes on acknowledging what it gets, and redis-rs stays on a connection that times out.
+#[tokio::test]
+#[ignore = "a connection that is acknowledged but never answered is not given up yet"]
+async fn a_redis_that_vanishes_without_a_word_and_is_replaced_is_found_again() {
+    let world = World::start().await;
+    let api = world.api(&[]).await;
+    let (redis, url) = CuttingProxy::for_url(&world.stack.redis.url()).await;
+    let _dispatcher = world.dispatcher(&[("REDIS_URL", &url)]).await;
+    let traffic = Traffic::start(&api.client());
+    traffic.more(60).await;
+    redis.abandon();
+    traffic.more(60).await;
+    let events = traffic.stop().await;
+    let figures = world.settles(&events, 0).await;
+    assert_eq!(figures.duplicates, 0);
 }

@@ -28,6 +28,7 @@ pub struct CuttingProxy {
     address: SocketAddr,
     mode: watch::Sender<Mode>,
     connections: Arc<AtomicUsize>,
+    abandoned: watch::Sender<usize>,
     _accepting: AbortOnDropHandle<()>,
 }
 
@@ -38,16 +39,22 @@ impl CuttingProxy {
         let (mode, watched) = watch::channel(Mode::Open);
         let connections = Arc::new(AtomicUsize::new(0));
         let counted = Arc::clone(&connections);
+        let (abandoned, generation) = watch::channel(0);
         let accepting = tokio::spawn(async move {
             let mut running = tokio::task::JoinSet::new();
             while let Ok((client, _)) = listener.accept().await {
                 while running.try_join_next().is_some() {}
                 if *watched.borrow() != Mode::Cut {
-                    running.spawn(connect(client, upstream, watched.clone(), Arc::clone(&counted)));
+                    let link = Link {
+                        mode: watched.clone(),
+                        born: *generation.borrow(),
+                        generation: generation.clone(),
+                    };
+                    running.spawn(connect(client, upstream, link, Arc::clone(&counted)));
                 }
             }
         });
-        Self { address, mode, connections, _accepting: AbortOnDropHandle::new(accepting) }
+        Self { address, mode, connections, abandoned, _accepting: AbortOnDropHandle::new(accepting) }
     }
 
     /// A proxy for the server of this URL, and the URL that leads through the proxy.
@@ -88,28 +95,37 @@ impl CuttingProxy {
         self.mode.send_replace(Mode::Deaf);
     }
 
+    /// Nothing passes any more on the connections that there are, and nobody closes them; new ones work. A
+    /// server that lost its power and was replaced looks like this.
+    pub fn abandon(&self) {
+        self.abandoned.send_modify(|generation| *generation += 1);
+    }
+
     /// Everything passes again; connections that were cut stay cut.
     pub fn mend(&self) {
         self.mode.send_replace(Mode::Open);
     }
 }
 
-async fn connect(
-    client: TcpStream,
-    upstream: SocketAddr,
+/// What the two directions of a connection share.
+#[derive(Clone)]
+struct Link {
     mode: watch::Receiver<Mode>,
-    connections: Arc<AtomicUsize>,
-) {
+    born: usize,
+    generation: watch::Receiver<usize>,
+}
+
+async fn connect(client: TcpStream, upstream: SocketAddr, link: Link, connections: Arc<AtomicUsize>) {
     let Ok(server) = TcpStream::connect(upstream).await else { return };
     let _ = (client.set_nodelay(true), server.set_nodelay(true));
     connections.fetch_add(1, Ordering::SeqCst);
-    let mut cut = mode.clone();
+    let mut cut = link.mode.clone();
     let (from_client, to_client) = client.into_split();
     let (from_server, to_server) = server.into_split();
     tokio::select! {
         _ = async { tokio::join!(
-            pump(from_client, to_server, mode.clone(), false),
-            pump(from_server, to_client, mode, true),
+            pump(from_client, to_server, link.clone(), false),
+            pump(from_server, to_client, link, true),
         ) } => {}
         _ = cut.wait_for(|mode| *mode == Mode::Cut) => {}
     }
@@ -119,12 +135,17 @@ async fn connect(
 async fn pump(
     mut from: tokio::net::tcp::OwnedReadHalf,
     mut to: tokio::net::tcp::OwnedWriteHalf,
-    mut mode: watch::Receiver<Mode>,
+    mut link: Link,
     is_answer: bool,
 ) {
     let mut buffer = vec![0; 64 * 1024];
     while let Ok(length @ 1..) = from.read(&mut buffer).await {
-        let Ok(now) = mode.wait_for(|mode| *mode != Mode::Stalled).await.map(|mode| *mode) else { return };
+        if *link.generation.borrow() > link.born {
+            std::future::pending::<()>().await;
+        }
+        let Ok(now) = link.mode.wait_for(|mode| *mode != Mode::Stalled).await.map(|mode| *mode) else {
+            return;
+        };
         match now {
             Mode::Deaf if is_answer => continue,
             Mode::Delayed(delay) => tokio::time::sleep(delay).await,
