@@ -48,8 +48,6 @@ pub fn pool(options: PgConnectOptions, connections: u32) -> PgPool {
         .max_connections(connections)
         .acquire_timeout(Duration::from_secs(5))
         .idle_timeout(Duration::from_secs(300))
-        .connect_lazy_with(options)
-}
         // A connection whose server vanished would be held here for ever, and its place in the pool with it.
         .after_release(|connection, _| {
             Box::pin(async move {
@@ -57,6 +55,8 @@ pub fn pool(options: PgConnectOptions, connections: u32) -> PgPool {
                 alive.unwrap_or(Err(sqlx::Error::PoolTimedOut)).map(|()| true)
             })
         })
+        .connect_lazy_with(options)
+}
 
 /// What a server that is there answers within.
 const ANSWER_WITHIN: Duration = Duration::from_secs(20);
