@@ -74,18 +74,12 @@ impl Rail {
 
     /// Waits until a path has had `count` requests; answers them.
     pub(crate) async fn arrived(&self, path: &str, count: usize) -> Vec<Request> {
-        self.until_arrived(path, count).await;
-        self.receiver.requests_to(path)
-    }
-
-    /// The same without the answer. It counts now and then: counting at each of many thousand arrivals
-    /// would take longer than they do.
-    async fn until_arrived(&self, path: &str, count: usize) {
         eventually_within(LONG, async || match self.receiver.count_to(path) {
             arrived if arrived >= count => Ok(()),
             arrived => Err(format!("{arrived} of {count} requests to {path}")),
         })
         .await;
+        self.receiver.requests_to(path)
     }
 
     pub(crate) async fn attempts(&self, event: &str, endpoint: &Endpoint) -> Vec<AttemptRow> {

@@ -16,6 +16,7 @@ use crate::rail::{Rail, assert_signed, event_id};
 async fn a_request_has_our_headers_and_the_custom_ones() {
     let rail = Rail::start(&[]).await;
     rail.api.create_group("orders").await;
+    rail.endpoint("default", "/other").await;
     let headers = json!({ "X-Team": "blue", "authorization": "Bearer t0ken", "traceparent": "00-ab-cd-01" });
     let endpoint = rail.endpoint_with("orders", "/a?key=1", json!({ "headers": headers })).await;
     let id = rail.api.post_event("order.created", "shop", json!({ "total": 42 })).await;

@@ -122,6 +122,7 @@ impl Answer {
 #[derive(Default)]
 struct State {
     requests: Vec<Request>,
+    counts: HashMap<String, usize>,
     next: HashMap<String, VecDeque<Answer>>,
     always: HashMap<String, Answer>,
     connections: usize,
@@ -209,7 +210,7 @@ impl Receiver {
 
     /// How many requests one path has got.
     pub fn count_to(&self, path: &str) -> usize {
-        self.shared.state().requests.iter().filter(|request| request.path == path).count()
+        self.shared.state().counts.get(path).copied().unwrap_or(0)
     }
 
     /// Waits until `count` requests have arrived, and answers all so far.
@@ -272,6 +273,7 @@ async fn serve(stream: TcpStream, connection: usize, shared: Arc<Shared>) {
             let mut state = shared.state();
             let scripted = state.next.get_mut(&request.path).and_then(VecDeque::pop_front);
             let answer = scripted.or_else(|| state.always.get(&request.path).cloned());
+            *state.counts.entry(request.path.clone()).or_default() += 1;
             state.requests.push(request);
             let mut released = shared.released.subscribe();
             released.mark_unchanged();
