@@ -52,6 +52,10 @@ alter table endpoint
 -- Secrets are sealed from here on, and longer than what they hold.
 alter table endpoint_secret drop constraint endpoint_secret_length;
 
+-- What lies in a skipped interval is not brought by a catch-up: somebody chose to do without it.
+alter table parked add column skipped boolean not null default false;
+create index parked_endpoint_id on parked (endpoint_id, from_position);
+
 create index subscription_endpoint_id on subscription (endpoint_id, from_position);
 create index delivery_of_group on delivery (group_id, event_id desc, endpoint_id desc);
 create index delivery_waits on delivery (group_id, status) where status in ('pending', 'retrying');

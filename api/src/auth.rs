@@ -1,4 +1,5 @@
-//! Who may ask: one key for everything (`ADMIN_TOKEN`), or anybody where the API is open.
+//! Who asks. Each request is either open to all, or brings a key: `ADMIN_TOKEN`, or one that was made over the
+//! API. What the caller may do is decided by [`crate::caller`].
 
 use std::net::SocketAddr;
 
@@ -6,27 +7,27 @@ use axum::extract::{Request, State};
 use axum::http::header::AUTHORIZATION;
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
+use chrono::Utc;
 use eventrail_core::config::{ApiConfig, Auth};
-use sha2::{Digest as _, Sha256};
+use eventrail_core::key::{self, KeyHash};
 use subtle::ConstantTimeEq as _;
 
 use crate::Api;
+use crate::caller::{Caller, Who};
+use crate::keyring::Found;
 use crate::problem::{Kind, Problem};
+use crate::server::Peer;
 
 /// Paths that answer anybody.
-const OPEN: &[&str] = &["/health", "/livez", "/readyz", "/problems", "/openapi.json"];
-
-pub(crate) fn is_open(path: &str) -> bool {
-    OPEN.contains(&path)
-}
+const OPEN: &[&str] = &["/health", "/livez", "/readyz", "/problems", "/openapi.json", "/docs"];
 
 /// Whom the API lets in.
 #[derive(Clone)]
 pub(crate) enum Access {
     /// Anybody who reaches the address.
     Open,
-    /// Who has the key with this SHA-256.
-    Key([u8; 32]),
+    /// Who has a key; the first is the one with this hash (`ADMIN_TOKEN`).
+    Keys { admin: KeyHash },
 }
 
 impl Access {
@@ -35,7 +36,7 @@ impl Access {
     pub(crate) fn decide(config: &ApiConfig, admin_token: Option<&str>) -> anyhow::Result<Self> {
         match (config.auth, admin_token) {
             (Auth::Off, _) => Ok(Self::Open),
-            (Auth::On, Some(token)) => Ok(Self::Key(Sha256::digest(token).into())),
+            (Auth::On, Some(token)) => Ok(Self::Keys { admin: key::hash(token.as_bytes()) }),
             (Auth::On, None) if is_private(config.listen) => Ok(Self::Open),
             (Auth::On, None) => anyhow::bail!(
                 "LISTEN={} is not loopback: set ADMIN_TOKEN (or AUTH=off to let anybody in)",
@@ -43,31 +44,53 @@ impl Access {
             ),
         }
     }
-
-    /// Compares digests, so that the time it takes tells neither the key nor its length.
-    fn admits(&self, authorization: Option<&[u8]>) -> bool {
-        let Self::Key(expected) = self else { return true };
-        let given = authorization.and_then(bearer).unwrap_or_default();
-        let digest: [u8; 32] = Sha256::digest(given).into();
-        digest.ct_eq(expected).into()
-    }
 }
 
 fn is_private(listen: SocketAddr) -> bool {
     listen.ip().to_canonical().is_loopback()
 }
 
-fn bearer(authorization: &[u8]) -> Option<&[u8]> {
-    let (scheme, token) = authorization.split_at_checked(7)?;
-    scheme.eq_ignore_ascii_case(b"bearer ").then(|| token.trim_ascii())
+/// Whether a path, or the pattern of a route, needs no key.
+pub(crate) fn is_open(path: &str) -> bool {
+    OPEN.contains(&path) || path.starts_with("/docs/")
 }
 
-pub(crate) async fn authenticate(State(api): State<Api>, request: Request, next: Next) -> Response {
-    let given = request.headers().get(AUTHORIZATION).map(|value| value.as_bytes());
-    if is_open(request.uri().path()) || api.access.admits(given) {
+fn bearer(authorization: &[u8]) -> Option<&[u8]> {
+    let (scheme, token) = authorization.split_at_checked(7)?;
+    let token = token.trim_ascii();
+    (scheme.eq_ignore_ascii_case(b"bearer ") && !token.is_empty()).then_some(token)
+}
+
+pub(crate) async fn authenticate(State(api): State<Api>, mut request: Request, next: Next) -> Response {
+    if is_open(request.uri().path()) {
         return next.run(request).await;
     }
-    Problem::new(Kind::Unauthorized, "Send a known key as `Authorization: Bearer …`").into_response()
+    let given = request.headers().get(AUTHORIZATION).and_then(|value| bearer(value.as_bytes()));
+    match identify(&api, given.map(key::hash)).await {
+        Ok(who) => {
+            let address = request.extensions().get::<Peer>().map(|peer| peer.0);
+            request.extensions_mut().insert(Caller::new(who, address));
+            next.run(request).await
+        }
+        Err(problem) => problem.into_response(),
+    }
+}
+
+/// Compares hashes, in constant time, so that the time it takes tells neither a key nor its length.
+async fn identify(api: &Api, given: Option<KeyHash>) -> Result<Who, Problem> {
+    let Access::Keys { admin } = &api.access else { return Ok(Who::Anonymous) };
+    let unknown = || Problem::new(Kind::Unauthorized, "Send a known key as `Authorization: Bearer …`");
+    let given = given.ok_or_else(unknown)?;
+    if bool::from(given.ct_eq(admin)) {
+        return Ok(Who::Admin);
+    }
+    match api.keyring.admit(&api.pool, &given).await? {
+        Found::Key(key) if bool::from(given.ct_eq(key.hash())) && !key.is_expired(Utc::now()) => {
+            Ok(Who::Key(key))
+        }
+        Found::TooFast(wait) => Err(Problem::too_fast(wait)),
+        Found::Key(_) | Found::Nothing => Err(unknown()),
+    }
 }
 
 #[cfg(test)]
@@ -92,19 +115,11 @@ mod tests {
     }
 
     #[test]
-    fn only_the_token_is_admitted() {
-        let access = Access::decide(&config("0.0.0.0:1", Auth::On), Some("token")).unwrap();
-        assert!(access.admits(Some(b"Bearer token")));
-        assert!(access.admits(Some(b"bearer  token ")));
-        for wrong in [
-            None,
-            Some(&b"token"[..]),
-            Some(b"Bearer"),
-            Some(b"Bearer "),
-            Some(b"Bearer tokens"),
-            Some(b"Basic token"),
-        ] {
-            assert!(!access.admits(wrong), "{wrong:?}");
+    fn only_a_bearer_brings_a_key() {
+        assert_eq!(bearer(b"Bearer token"), Some(&b"token"[..]));
+        assert_eq!(bearer(b"bearer  token "), Some(&b"token"[..]));
+        for other in [&b"token"[..], b"Bearer", b"Bearer ", b"Bearer   ", b"Basic token"] {
+            assert_eq!(bearer(other), None, "{other:?}");
         }
     }
 }

@@ -20,11 +20,14 @@ use tower_http::catch_panic::CatchPanicLayer;
 
 use crate::auth::Access;
 use crate::ingest::{Ingest, Writer};
+use crate::keyring::Keyring;
 
 mod auth;
 mod body;
+mod caller;
 mod extract;
 mod ingest;
+mod keyring;
 mod observe;
 pub mod openapi;
 pub mod problem;
@@ -57,6 +60,7 @@ pub(crate) struct Shared {
     pub(crate) doorbell: Doorbell,
     pub(crate) egress: EgressPolicy,
     pub(crate) access: Access,
+    pub(crate) keyring: Keyring,
     pub(crate) prometheus: PrometheusHandle,
     pub(crate) ingest: Ingest,
 }
@@ -81,6 +85,7 @@ impl Api {
             doorbell: deps.doorbell,
             egress: deps.egress,
             access,
+            keyring: Keyring::default(),
             prometheus: deps.prometheus,
             vault: deps.vault,
             ingest,

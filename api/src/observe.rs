@@ -16,6 +16,9 @@ use crate::problem::{Kind, Problem};
 /// A request gets no more time than this, its body included.
 const DEADLINE: Duration = Duration::from_secs(30);
 
+const MAX_HEADERS: usize = 100;
+const MAX_HEADER_BYTES: usize = 32 << 10;
+
 static REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 pub(crate) async fn observe(matched: Option<MatchedPath>, request: Request, next: Next) -> Response {
@@ -25,11 +28,16 @@ pub(crate) async fn observe(matched: Option<MatchedPath>, request: Request, next
     let request_id = request_id(&request);
     let span = tracing::info_span!("request", http.method = method, http.route = route, request_id);
 
-    let answer = tokio::time::timeout(DEADLINE, next.run(request)).instrument(span.clone());
-    let mut response = answer.await.unwrap_or_else(|_| {
-        let detail = "The request took longer than 30 s; what it asked for may have been done";
-        Problem::new(Kind::TimedOut, detail).into_response()
-    });
+    let mut response = if has_bounded_head(&request) {
+        let answer = tokio::time::timeout(DEADLINE, next.run(request)).instrument(span.clone());
+        answer.await.unwrap_or_else(|_| {
+            let detail = "The request took longer than 30 s; what it asked for may have been done";
+            Problem::new(Kind::TimedOut, detail).into_response()
+        })
+    } else {
+        let detail = format!("At most {MAX_HEADERS} headers with {MAX_HEADER_BYTES} bytes are read");
+        Problem::new(Kind::HeadTooLarge, detail).into_response()
+    };
     render_problem(&mut response, &request_id);
     if let Ok(id) = HeaderValue::from_str(&request_id) {
         response.headers_mut().insert(REQUEST_ID.clone(), id);
@@ -50,6 +58,12 @@ pub(crate) async fn observe(matched: Option<MatchedPath>, request: Request, next
         }
     });
     response
+}
+
+fn has_bounded_head(request: &Request) -> bool {
+    let headers = request.headers();
+    let bytes: usize = headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
+    headers.len() <= MAX_HEADERS && bytes <= MAX_HEADER_BYTES
 }
 
 fn render_problem(response: &mut Response, request_id: &str) {
@@ -100,6 +114,7 @@ fn status_label(status: u16) -> &'static str {
         204 => "204",
         400 => "400",
         401 => "401",
+        403 => "403",
         404 => "404",
         405 => "405",
         408 => "408",
@@ -107,6 +122,8 @@ fn status_label(status: u16) -> &'static str {
         413 => "413",
         415 => "415",
         422 => "422",
+        429 => "429",
+        431 => "431",
         500 => "500",
         503 => "503",
         _ => "other",

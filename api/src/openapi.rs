@@ -48,6 +48,7 @@ pub(crate) const SERVICE: &str = "service";
         (name = "groups", description = "Consumer groups: a team's endpoints, paused and read together"),
         (name = "endpoints", description = "Where a team listens"),
         (name = "deliveries", description = "What became of an event at an endpoint, attempt by attempt"),
+        (name = "access", description = "Keys, and who changed what"),
         (name = SERVICE, description = "Probes, metrics and documents")
     ),
     components(schemas(schema::Problem, schema::EventId, schema::EndpointId, schema::GroupName)),
@@ -110,13 +111,13 @@ fn operations(item: &mut PathItem) -> impl Iterator<Item = &mut Operation> {
 fn common_problems(operation: &Operation, is_open: bool) -> Vec<Kind> {
     let mut kinds = Vec::new();
     if !is_open {
-        kinds.push(Kind::Unauthorized);
+        kinds.extend([Kind::Unauthorized, Kind::Forbidden, Kind::TooFast]);
     }
     let is_service = operation.tags.iter().flatten().any(|tag| tag == SERVICE);
     if is_service {
         return kinds;
     }
-    kinds.extend([Kind::InvalidQuery, Kind::Internal, Kind::Unavailable, Kind::TimedOut]);
+    kinds.extend([Kind::InvalidQuery, Kind::HeadTooLarge, Kind::Internal, Kind::Unavailable, Kind::TimedOut]);
     let parameters = operation.parameters.iter().flatten();
     let is_in_path =
         |it: &RefOr<Parameter>| matches!(it, RefOr::T(it) if matches!(it.parameter_in, ParameterIn::Path));
@@ -171,7 +172,7 @@ fn finish(status: &str, response: &mut Response) {
     header("x-request-id", Type::String, "The request's id, which is also in the log");
     match status {
         "401" => header("www-authenticate", Type::String, "`Bearer`"),
-        "503" => header("retry-after", Type::Integer, "Seconds after which to try again"),
+        "429" | "503" => header("retry-after", Type::Integer, "Seconds after which to try again"),
         _ => {}
     }
 }

@@ -3,6 +3,7 @@
 //! kind and is served at `/problems`, where the `type` of each points.
 
 use std::borrow::Cow;
+use std::time::Duration;
 
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -15,17 +16,22 @@ pub enum Kind {
     InvalidJson,
     InvalidQuery,
     Unauthorized,
+    Forbidden,
     NotFound,
     MethodNotAllowed,
     RequestTimeout,
     NameTaken,
     UrlTaken,
     DefaultGroup,
+    TooManyEndpoints,
+    NotTried,
     BodyTooLarge,
     UnsupportedMediaType,
     InvalidFields,
     InvalidIdempotencyKey,
     IdempotencyKeyReused,
+    TooFast,
+    HeadTooLarge,
     Internal,
     Overloaded,
     Unavailable,
@@ -39,17 +45,22 @@ impl Kind {
         Self::InvalidJson,
         Self::InvalidQuery,
         Self::Unauthorized,
+        Self::Forbidden,
         Self::NotFound,
         Self::MethodNotAllowed,
         Self::RequestTimeout,
         Self::NameTaken,
         Self::UrlTaken,
         Self::DefaultGroup,
+        Self::TooManyEndpoints,
+        Self::NotTried,
         Self::BodyTooLarge,
         Self::UnsupportedMediaType,
         Self::InvalidFields,
         Self::InvalidIdempotencyKey,
         Self::IdempotencyKeyReused,
+        Self::TooFast,
+        Self::HeadTooLarge,
         Self::Internal,
         Self::Overloaded,
         Self::Unavailable,
@@ -63,6 +74,7 @@ impl Kind {
             Self::InvalidJson => ("invalid-json", StatusCode::BAD_REQUEST, "The body is not JSON"),
             Self::InvalidQuery => ("invalid-query", StatusCode::BAD_REQUEST, "The query can't be used"),
             Self::Unauthorized => ("unauthorized", StatusCode::UNAUTHORIZED, "A key is needed"),
+            Self::Forbidden => ("forbidden", StatusCode::FORBIDDEN, "The key does not open this"),
             Self::NotFound => ("not-found", StatusCode::NOT_FOUND, "There is no such thing"),
             Self::MethodNotAllowed => {
                 ("method-not-allowed", StatusCode::METHOD_NOT_ALLOWED, "This path has no such method")
@@ -73,6 +85,10 @@ impl Kind {
             Self::NameTaken => ("name-taken", StatusCode::CONFLICT, "The name is taken"),
             Self::UrlTaken => ("url-taken", StatusCode::CONFLICT, "The group has an endpoint with this URL"),
             Self::DefaultGroup => ("default-group", StatusCode::CONFLICT, "The default group stays"),
+            Self::TooManyEndpoints => {
+                ("too-many-endpoints", StatusCode::CONFLICT, "The group has as many endpoints as it may")
+            }
+            Self::NotTried => ("not-tried", StatusCode::CONFLICT, "The delivery is still to be tried"),
             Self::BodyTooLarge => {
                 ("body-too-large", StatusCode::PAYLOAD_TOO_LARGE, "The body is over the limit")
             }
@@ -91,6 +107,12 @@ impl Kind {
                 "idempotency-key-reused",
                 StatusCode::UNPROCESSABLE_ENTITY,
                 "The Idempotency-Key stands for another event",
+            ),
+            Self::TooFast => ("too-fast", StatusCode::TOO_MANY_REQUESTS, "The key is used too often"),
+            Self::HeadTooLarge => (
+                "head-too-large",
+                StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+                "The headers are over the limit",
             ),
             Self::Internal => ("internal", StatusCode::INTERNAL_SERVER_ERROR, "A bug of ours"),
             Self::Overloaded => ("overloaded", StatusCode::SERVICE_UNAVAILABLE, "Too much at once"),
@@ -142,11 +164,13 @@ pub struct Problem {
     errors: Vec<FieldError>,
     /// The thing that stands in the way: the member's name, and its id.
     existing: Option<(&'static str, String)>,
+    /// After how many seconds to try again, if that is known better than "soon".
+    retry_after: Option<u64>,
 }
 
 impl Problem {
     pub fn new(kind: Kind, detail: impl Into<Cow<'static, str>>) -> Self {
-        Self { kind, detail: detail.into(), errors: Vec::new(), existing: None }
+        Self { kind, detail: detail.into(), errors: Vec::new(), existing: None, retry_after: None }
     }
 
     pub fn fields(errors: Vec<FieldError>) -> Self {
@@ -155,7 +179,7 @@ impl Problem {
             [one] => format!("{}: {}", one.pointer, one.detail),
             many => format!("{} fields can't be used", many.len()),
         };
-        Self { kind: Kind::InvalidFields, detail: detail.into(), errors, existing: None }
+        Self { kind: Kind::InvalidFields, detail: detail.into(), errors, existing: None, retry_after: None }
     }
 
     pub fn field(pointer: impl Into<String>, detail: impl Into<String>) -> Self {
@@ -164,6 +188,12 @@ impl Problem {
 
     pub fn not_found(what: &'static str) -> Self {
         Self::new(Kind::NotFound, what)
+    }
+
+    /// The key may be used again after `wait`.
+    pub(crate) fn too_fast(wait: Duration) -> Self {
+        let problem = Self::new(Kind::TooFast, "The key has a `rate_per_second`; wait as `Retry-After` says");
+        Self { retry_after: Some(wait.as_secs() + u64::from(wait.subsec_nanos() > 0)), ..problem }
     }
 
     /// Names what exists already, under the member `name`.
@@ -202,8 +232,8 @@ impl Problem {
         headers.remove(header::CONTENT_LENGTH);
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         match status {
-            StatusCode::SERVICE_UNAVAILABLE => {
-                headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+            StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS => {
+                headers.insert(header::RETRY_AFTER, self.retry_after.unwrap_or(1).into());
             }
             StatusCode::UNAUTHORIZED => {
                 headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));

@@ -1,7 +1,7 @@
 //! Accepts connections and serves the router on them: limits what strangers can hold open, and stops in two
 //! phases, first taking no new work, then cutting what has not finished.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,9 +23,15 @@ use tower::ServiceExt as _;
 const MAX_CONNECTIONS: usize = 10_000;
 /// A request's head must be there by then; a connection that rests longer is closed.
 const HEAD_DEADLINE: Duration = Duration::from_secs(60);
-const MAX_HEAD_BYTES: usize = 64 << 10;
+/// Beyond what [`crate::observe`] refuses with a problem of its own; this is refused without a word.
+const MAX_HEAD_BYTES: usize = 128 << 10;
+const MAX_HEADERS: usize = 400;
 /// Requests under way get this long to finish. Longer than a commit may take.
 const DRAIN_DEADLINE: Duration = Duration::from_secs(15);
+
+/// The other end of a request's connection.
+#[derive(Clone, Copy)]
+pub(crate) struct Peer(pub(crate) IpAddr);
 
 /// # Errors
 /// One line that names the setting to change.
@@ -54,7 +60,9 @@ pub(crate) async fn run(
             accepted = async { (room.await, listener.accept().await) } => accepted,
         };
         match accepted {
-            (Ok(room), Ok((stream, _))) => connections.serve(&builder, stream, router.clone(), room),
+            (Ok(room), Ok((stream, peer))) => {
+                connections.serve(&builder, stream, Peer(peer.ip()), router.clone(), room);
+            }
             (_, Err(error)) => {
                 tracing::warn!(%error, "a connection was not accepted");
                 // Out of file descriptors, mostly: without a pause this loop would spin.
@@ -75,6 +83,7 @@ fn builder() -> Builder<TokioExecutor> {
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_DEADLINE)
         .max_buf_size(MAX_HEAD_BYTES)
+        .max_headers(MAX_HEADERS)
         .pipeline_flush(true);
     builder
         .http2()
@@ -109,11 +118,15 @@ impl Connections {
         &self,
         builder: &Builder<TokioExecutor>,
         stream: TcpStream,
+        peer: Peer,
         router: Router,
         room: tokio::sync::OwnedSemaphorePermit,
     ) {
         let _ = stream.set_nodelay(true);
-        let service = router.map_request(|request: Request<Incoming>| request.map(Body::new));
+        let service = router.map_request(move |mut request: Request<Incoming>| {
+            request.extensions_mut().insert(peer);
+            request.map(Body::new)
+        });
         let connection = builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(service));
         let watched = self.graceful.watch(connection.into_owned());
         let cut = self.cut.clone();

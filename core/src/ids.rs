@@ -79,6 +79,10 @@ id!(
     /// An endpoint: `ep_…`.
     EndpointId, "ep"
 );
+id!(
+    /// An API key: `key_…`. Not the key itself, which only its holder knows.
+    KeyId, "key"
+);
 
 fn encode(id: Uuid) -> [u8; 26] {
     let mut bits = id.as_u128();

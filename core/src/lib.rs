@@ -6,12 +6,14 @@
 //! (PostgreSQL), [`rail`] the transport (Redis). [`servers`] runs private ones for `eventrail up`.
 
 pub mod config;
+pub mod credentials;
 pub mod db;
 pub mod egress;
 pub mod endpoint;
 pub mod event;
 pub mod group;
 pub mod ids;
+pub mod key;
 pub mod matching;
 pub mod metrics;
 pub mod ping;

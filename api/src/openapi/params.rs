@@ -34,6 +34,14 @@ pub(crate) struct EndpointPath {
 
 #[derive(IntoParams)]
 #[into_params(parameter_in = Path)]
+pub(crate) struct KeyPath {
+    /// The key's id, not the key.
+    #[param(value_type = schema::KeyId)]
+    id: String,
+}
+
+#[derive(IntoParams)]
+#[into_params(parameter_in = Path)]
 pub(crate) struct DeliveryPath {
     #[param(value_type = schema::EventId)]
     event_id: String,

@@ -37,6 +37,7 @@ text!(
     29,
     "ep_01h455vb4pex5vsknk084sn02q"
 );
+text!(KeyId, "A key's id", "^key_[0-7][0-9a-hjkmnp-tv-z]{25}$", 30, "key_01h455vb4pex5vsknk084sn02q");
 text!(
     EventType,
     "Segments of `A-Z a-z 0-9 _ -`, separated by single dots",

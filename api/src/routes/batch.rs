@@ -15,6 +15,7 @@ use utoipa::ToSchema;
 use super::events::{Parts, given, json};
 use crate::Api;
 use crate::body::{self, Object};
+use crate::caller::Sender;
 use crate::extract::{KeyHeader, NoQuery};
 use crate::openapi::schema;
 use crate::problem::{Kind, Problem};
@@ -127,6 +128,7 @@ impl From<&Appended> for AnswerItem {
     )
 )]
 pub(super) async fn create_events(
+    Sender(caller): Sender,
     State(api): State<Api>,
     _: NoQuery,
     KeyHeader(key): KeyHeader,
@@ -155,6 +157,9 @@ pub(super) async fn create_events(
     }
     if !errors.is_empty() {
         return Err(Problem::fields(errors));
+    }
+    for event in &events {
+        caller.may_send_as(&event.source)?;
     }
     let appended = api.ingest.append(events, body.len()).await?;
     Ok(json(&Answer { data: appended.iter().map(AnswerItem::from).collect() }))

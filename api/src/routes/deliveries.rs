@@ -1,21 +1,24 @@
 //! Deliveries: what has become of an event at each of its endpoints.
 
 use axum::extract::{Path, State};
-use axum::response::Response;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse as _, Response};
 use chrono::{DateTime, Utc};
-use eventrail_core::db::log;
+use eventrail_core::db::delivery_list::{self, Retried};
+use eventrail_core::db::event_list;
 use eventrail_core::db::whereabouts::{self, Attempt, Target};
 use eventrail_core::ids::{EndpointId, EventId};
-use serde::{Serialize, Serializer};
+use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::Page;
-use super::events::{json, micros};
+use super::events::{json, micros, micros_or_null};
 use crate::Api;
+use crate::caller::{Caller, Insider};
 use crate::extract::{NoQuery, endpoint_id, event_id, no_such_event};
 use crate::openapi::params::{DeliveryPath, EventPath};
 use crate::openapi::schema;
-use crate::problem::Problem;
+use crate::problem::{Kind, Problem};
 
 #[derive(Serialize, ToSchema)]
 struct DeliveryView {
@@ -98,13 +101,6 @@ struct OneDelivery {
     attempt_log: Vec<AttemptView>,
 }
 
-fn micros_or_null<S: Serializer>(at: &Option<DateTime<Utc>>, serializer: S) -> Result<S::Ok, S::Error> {
-    match at {
-        Some(at) => micros(at, serializer),
-        None => serializer.serialize_none(),
-    }
-}
-
 /// Where is my webhook?
 ///
 /// One delivery for each endpoint that the event is owed to, tried or not.
@@ -116,17 +112,72 @@ fn micros_or_null<S: Serializer>(at: &Option<DateTime<Utc>>, serializer: S) -> R
     responses((status = 200, description = "The event's deliveries", body = Page<DeliveryView>))
 )]
 pub(super) async fn list_event_deliveries(
+    Insider(caller): Insider,
     State(api): State<Api>,
     Path(id): Path<String>,
     _: NoQuery,
 ) -> Result<Response, Problem> {
     let id = event_id(&id)?;
-    let targets = whereabouts::targets(&api.pool, id, None).await?;
-    if targets.is_empty() && log::get_event(&api.pool, id).await?.is_none() {
+    let mut targets = whereabouts::targets(&api.pool, id, None).await?;
+    targets.retain(|target| caller.may_enter(&target.group).is_ok());
+    if targets.is_empty() && !event_list::is_visible(&api.pool, &caller.scope()?, id).await? {
         return Err(no_such_event());
     }
     let data = targets.into_iter().map(|target| DeliveryView::new(id, target)).collect();
     Ok(json(&Page { data, next_cursor: None }))
+}
+
+/// Try a delivery again
+///
+/// Now, whatever has become of it, with all of its retries. While its endpoint is disabled or its group
+/// paused, it waits.
+#[utoipa::path(
+    post,
+    path = "/deliveries/{event_id}/{endpoint_id}/retry",
+    tag = "deliveries",
+    params(DeliveryPath),
+    responses(
+        (status = 202, description = "It will be tried", body = DeliveryView),
+        (status = 409, description = "not-tried"),
+    )
+)]
+pub(super) async fn retry_delivery(
+    Insider(caller): Insider,
+    State(api): State<Api>,
+    Path((event, endpoint)): Path<(String, String)>,
+    _: NoQuery,
+) -> Result<Response, Problem> {
+    let (event, endpoint, _) = find(&api, &caller, &event, &endpoint).await?;
+    let author = caller.author("retry_delivery");
+    match delivery_list::retry(&api.pool, &author, event, endpoint).await? {
+        Retried::Retrying => {
+            api.doorbell.ring();
+            let target = whereabouts::targets(&api.pool, event, Some(endpoint)).await?.pop();
+            let view = DeliveryView::new(event, target.ok_or_else(not_owed)?);
+            Ok((StatusCode::ACCEPTED, json(&view)).into_response())
+        }
+        Retried::NotTried => {
+            Err(Problem::new(Kind::NotTried, "The delivery is on its way, and has not been tried yet"))
+        }
+    }
+}
+
+fn not_owed() -> Problem {
+    Problem::not_found("This event is not owed to this endpoint, or one of them is unknown")
+}
+
+/// A delivery to a group of the caller's, tried or not.
+async fn find(
+    api: &Api,
+    caller: &Caller,
+    event: &str,
+    endpoint: &str,
+) -> Result<(EventId, EndpointId, Target), Problem> {
+    let event = event_id(event).map_err(|_| not_owed())?;
+    let endpoint = endpoint_id(endpoint).map_err(|_| not_owed())?;
+    let target = whereabouts::targets(&api.pool, event, Some(endpoint)).await?.pop().ok_or_else(not_owed)?;
+    caller.may_enter(&target.group).map_err(|_| not_owed())?;
+    Ok((event, endpoint, target))
 }
 
 /// Read a delivery with its attempts
@@ -138,14 +189,12 @@ pub(super) async fn list_event_deliveries(
     responses((status = 200, description = "The delivery", body = OneDelivery))
 )]
 pub(super) async fn get_delivery(
+    Insider(caller): Insider,
     State(api): State<Api>,
     Path((event, endpoint)): Path<(String, String)>,
     _: NoQuery,
 ) -> Result<Response, Problem> {
-    let missing = || Problem::not_found("This event is not owed to this endpoint, or one of them is unknown");
-    let event = event_id(&event).map_err(|_| missing())?;
-    let endpoint = endpoint_id(&endpoint).map_err(|_| missing())?;
-    let target = whereabouts::targets(&api.pool, event, Some(endpoint)).await?.pop().ok_or_else(missing)?;
+    let (event, endpoint, target) = find(&api, &caller, &event, &endpoint).await?;
     let attempts = whereabouts::attempts(&api.pool, event, endpoint).await?;
     Ok(json(&OneDelivery {
         delivery: DeliveryView::new(event, target),

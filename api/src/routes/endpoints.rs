@@ -5,7 +5,7 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use chrono::{DateTime, Utc};
 use eventrail_core::db::endpoint::{self, Created, Deleted, Endpoint, NewEndpoint};
-use eventrail_core::db::group;
+use eventrail_core::db::{endpoint_change, group};
 use eventrail_core::endpoint::{CustomHeaders, EndpointUrl};
 use eventrail_core::event::Source;
 use eventrail_core::group::GroupName;
@@ -20,7 +20,8 @@ use super::events::{json, micros};
 use super::{Page, description, reachable};
 use crate::Api;
 use crate::body::{Json, Object};
-use crate::extract::{NoQuery, PageQuery, Query, endpoint_id, group_name, no_such_endpoint, no_such_group};
+use crate::caller::Member;
+use crate::extract::{NoQuery, PageQuery, Query, endpoint_id, no_such_endpoint, no_such_group};
 use crate::openapi::params::{EndpointPath, GroupPath};
 use crate::openapi::schema;
 use crate::problem::{FieldError, Kind, Problem};
@@ -163,19 +164,18 @@ impl<'a> EndpointView<'a> {
     request_body = EndpointBody,
     responses(
         (status = 201, description = "Created", body = EndpointView<'_>, headers(("location" = String, description = "Its path"))),
-        (status = 409, description = "url-taken"),
+        (status = 409, description = "url-taken, too-many-endpoints"),
     )
 )]
 pub(super) async fn create_endpoint(
+    Member { caller, group }: Member,
     State(api): State<Api>,
-    Path(group): Path<String>,
     _: NoQuery,
     Json(body): Json<EndpointBody>,
 ) -> Result<Response, Problem> {
-    let group = group_name(&group)?;
     let new = body.into_new()?;
     reachable(&api.egress, &new.url).await?;
-    match endpoint::create(&api.pool, &api.vault, &group, &new).await? {
+    match endpoint::create(&api.pool, &api.vault, &caller.author("create_endpoint"), &group, &new).await? {
         Created::Created(made) => {
             api.doorbell.ring();
             let location = format!("/consumer-groups/{group}/endpoints/{}", made.id);
@@ -184,6 +184,10 @@ pub(super) async fn create_endpoint(
             Ok((StatusCode::CREATED, [(header::LOCATION, location)], json(&view)).into_response())
         }
         Created::NoSuchGroup => Err(no_such_group()),
+        Created::TooMany => {
+            let detail = format!("A group has at most {} endpoints", endpoint::MOST_ENDPOINTS);
+            Err(Problem::new(Kind::TooManyEndpoints, detail))
+        }
         Created::UrlTaken { by } => {
             Err(Problem::new(Kind::UrlTaken, format!("The group {group} has this URL already, as {by}"))
                 .existing("endpoint_id", by.to_string()))
@@ -202,11 +206,10 @@ pub(super) async fn create_endpoint(
     responses((status = 200, description = "A page of endpoints", body = Page<EndpointView<'_>>))
 )]
 pub(super) async fn list_endpoints(
+    Member { group: name, .. }: Member,
     State(api): State<Api>,
-    Path(group): Path<String>,
     Query(page): Query<PageQuery>,
 ) -> Result<Response, Problem> {
-    let name = group_name(&group)?;
     let limit = page.limit()?;
     let before = page.after(|cursor| cursor.parse().ok())?;
     let group = group::get(&api.pool, &name).await?.ok_or_else(no_such_group)?;
@@ -224,11 +227,11 @@ pub(super) async fn list_endpoints(
     responses((status = 200, description = "The endpoint", body = EndpointView<'_>))
 )]
 pub(super) async fn get_endpoint(
+    Member { group, .. }: Member,
     State(api): State<Api>,
-    Path((group, id)): Path<(String, String)>,
+    Path((_, id)): Path<(String, String)>,
     _: NoQuery,
 ) -> Result<Response, Problem> {
-    let group = group_name(&group)?;
     let found = endpoint::get(&api.pool, &group, endpoint_id(&id)?).await?;
     Ok(json(&EndpointView::new(&group, found.ok_or_else(no_such_endpoint)?)))
 }
@@ -244,11 +247,12 @@ pub(super) async fn get_endpoint(
     responses((status = 204, description = "Deleted"))
 )]
 pub(super) async fn delete_endpoint(
+    Member { caller, group }: Member,
     State(api): State<Api>,
-    Path((group, id)): Path<(String, String)>,
+    Path((_, id)): Path<(String, String)>,
     _: NoQuery,
 ) -> Result<StatusCode, Problem> {
-    match endpoint::delete(&api.pool, &group_name(&group)?, endpoint_id(&id)?).await? {
+    match endpoint::delete(&api.pool, &caller.author("delete_endpoint"), &group, endpoint_id(&id)?).await? {
         Deleted::Deleted => {
             api.doorbell.ring();
             Ok(StatusCode::NO_CONTENT)
@@ -280,14 +284,18 @@ struct SecretView {
     responses((status = 200, description = "The secrets, not to be stored by caches", body = SecretsView))
 )]
 pub(super) async fn get_endpoint_secret(
+    Member { caller, group }: Member,
     State(api): State<Api>,
-    Path((group, id)): Path<(String, String)>,
+    Path((_, id)): Path<(String, String)>,
     _: NoQuery,
 ) -> Result<Response, Problem> {
-    let secrets = endpoint::secrets(&api.pool, &api.vault, &group_name(&group)?, endpoint_id(&id)?).await?;
+    let id = endpoint_id(&id)?;
+    let secrets = endpoint::secrets(&api.pool, &api.vault, &group, id).await?;
     if secrets.is_empty() {
         return Err(no_such_endpoint());
     }
+    let author = caller.author("get_endpoint_secret");
+    endpoint_change::note(&api.pool, &author, &group, id, serde_json::json!({})).await?;
     let view = |one: &endpoint::SecretOf| SecretView {
         secret: one.secret.to_text(),
         expires_at: one.expires_at.map(|at| at.to_rfc3339_opts(chrono::SecondsFormat::Micros, true)),

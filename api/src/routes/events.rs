@@ -5,6 +5,7 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use chrono::{DateTime, SecondsFormat, Utc};
+use eventrail_core::db::event_list::{self, Scope};
 use eventrail_core::db::log::{self, Appended, NewEvent, Stored};
 use eventrail_core::event::{EventType, IdempotencyKey, Source};
 use eventrail_core::ids::EventId;
@@ -14,6 +15,7 @@ use utoipa::ToSchema;
 
 use crate::Api;
 use crate::body::{self, Object};
+use crate::caller::{Reader, Sender};
 use crate::extract::{KeyHeader, NoQuery, event_id, no_such_event};
 use crate::openapi::params::EventPath;
 use crate::openapi::schema;
@@ -84,6 +86,16 @@ struct EventAnswer<'a> {
     created_at: DateTime<Utc>,
 }
 
+pub(super) fn micros_or_null<S: Serializer>(
+    at: &Option<DateTime<Utc>>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    match at {
+        Some(at) => micros(at, serializer),
+        None => serializer.serialize_none(),
+    }
+}
+
 /// RFC 3339 in UTC with microseconds, as everywhere.
 pub(super) fn micros<S: Serializer>(at: &DateTime<Utc>, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_str(&at.to_rfc3339_opts(SecondsFormat::Micros, true))
@@ -108,6 +120,7 @@ pub(super) fn micros<S: Serializer>(at: &DateTime<Utc>, serializer: S) -> Result
     )
 )]
 pub(super) async fn create_event(
+    Sender(caller): Sender,
     State(api): State<Api>,
     _: NoQuery,
     KeyHeader(key): KeyHeader,
@@ -117,6 +130,7 @@ pub(super) async fn create_event(
     let Object(EventBody { event_type, source, payload }) = body::parse(&body)?;
     let event = Parts { event_type, source, payload, key }.event(&body, "").map_err(Problem::fields)?;
     let (event_type, source) = (event.event_type.clone(), event.source.clone());
+    caller.may_send_as(&source)?;
     let appended = api.ingest.append(vec![event], body.len()).await?;
     let answer = |stored: &Stored| {
         let answer = EventAnswer {
@@ -181,11 +195,16 @@ struct EventView<'a> {
     responses((status = 200, description = "The event with its payload", body = EventView<'_>))
 )]
 pub(super) async fn get_event(
+    Reader(scope): Reader,
     State(api): State<Api>,
     Path(id): Path<String>,
     _: NoQuery,
 ) -> Result<Response, Problem> {
-    let event = log::get_event(&api.pool, event_id(&id)?).await?.ok_or_else(no_such_event)?;
+    let id = event_id(&id)?;
+    if scope != Scope::All && !event_list::is_visible(&api.pool, &scope, id).await? {
+        return Err(no_such_event());
+    }
+    let event = log::get_event(&api.pool, id).await?.ok_or_else(no_such_event)?;
     // It was valid JSON when it was stored.
     let payload = String::from_utf8(event.payload).ok().and_then(|text| RawValue::from_string(text).ok());
     let payload = payload.ok_or_else(|| Problem::new(Kind::Internal, "The stored payload is not JSON"))?;

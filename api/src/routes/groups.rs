@@ -14,6 +14,7 @@ use super::events::{json, micros};
 use super::{Page, description};
 use crate::Api;
 use crate::body::{Json, Object};
+use crate::caller::{Insider, Member, Operator};
 use crate::extract::{NoQuery, PageQuery, Query, group_name, no_such_group};
 use crate::openapi::params::GroupPath;
 use crate::openapi::schema;
@@ -67,13 +68,15 @@ impl From<Group> for GroupView {
     )
 )]
 pub(super) async fn create_group(
+    Operator(caller): Operator,
     State(api): State<Api>,
     _: NoQuery,
     Json(body): Json<GroupBody>,
 ) -> Result<Response, Problem> {
     let name = body.name.ok_or_else(|| Problem::field("/name", "is required"))?;
     let description = description(body.description)?;
-    match group::create(&api.pool, &name, &description, body.retry.as_ref().map(|retry| &retry.0)).await? {
+    let (author, retry) = (caller.author("create_group"), body.retry.map(|Object(retry)| retry));
+    match group::create(&api.pool, &author, &name, &description, retry.as_ref()).await? {
         Created::Created(group) => {
             api.doorbell.ring();
             let location = format!("/consumer-groups/{name}");
@@ -97,12 +100,13 @@ pub(super) async fn create_group(
     responses((status = 200, description = "A page of groups", body = Page<GroupView>))
 )]
 pub(super) async fn list_groups(
+    Insider(caller): Insider,
     State(api): State<Api>,
     Query(page): Query<PageQuery>,
 ) -> Result<Response, Problem> {
     let limit = page.limit()?;
     let before = page.after(|cursor| cursor.strip_prefix('g')?.parse().ok())?;
-    let groups = group::list(&api.pool, before, limit + 1).await?;
+    let groups = group::list(&api.pool, caller.groups(), before, limit + 1).await?;
     let page = Page::new(groups, limit, |group| format!("g{}", group.id));
     Ok(json(&page.map(GroupView::from)))
 }
@@ -116,11 +120,11 @@ pub(super) async fn list_groups(
     responses((status = 200, description = "The group", body = GroupView))
 )]
 pub(super) async fn get_group(
+    Member { group: name, .. }: Member,
     State(api): State<Api>,
-    Path(name): Path<String>,
     _: NoQuery,
 ) -> Result<Response, Problem> {
-    let group = group::get(&api.pool, &group_name(&name)?).await?.ok_or_else(no_such_group)?;
+    let group = group::get(&api.pool, &name).await?.ok_or_else(no_such_group)?;
     Ok(json(&GroupView::from(group)))
 }
 
@@ -135,11 +139,12 @@ pub(super) async fn get_group(
     responses((status = 204, description = "Deleted"), (status = 409, description = "default-group"))
 )]
 pub(super) async fn delete_group(
+    Operator(caller): Operator,
     State(api): State<Api>,
     Path(name): Path<String>,
     _: NoQuery,
 ) -> Result<StatusCode, Problem> {
-    match group::delete(&api.pool, &group_name(&name)?).await? {
+    match group::delete(&api.pool, &caller.author("delete_group"), &group_name(&name)?).await? {
         Deleted::Deleted => {
             api.doorbell.ring();
             Ok(StatusCode::NO_CONTENT)

@@ -15,6 +15,8 @@ use crate::Api;
 use crate::openapi;
 use crate::problem::{Kind, Problem};
 
+mod api_keys;
+mod audit_log;
 mod batch;
 mod deliveries;
 mod documents;
@@ -40,11 +42,15 @@ pub(crate) fn routes() -> OpenApiRouter<Api> {
         .routes(routes!(events::get_event))
         .routes(routes!(deliveries::list_event_deliveries))
         .routes(routes!(deliveries::get_delivery))
+        .routes(routes!(deliveries::retry_delivery))
         .routes(routes!(groups::create_group, groups::list_groups))
         .routes(routes!(groups::get_group, groups::delete_group))
         .routes(routes!(endpoints::create_endpoint, endpoints::list_endpoints))
         .routes(routes!(endpoints::get_endpoint, endpoints::delete_endpoint))
         .routes(routes!(endpoints::get_endpoint_secret))
+        .routes(routes!(api_keys::create_api_key, api_keys::list_api_keys))
+        .routes(routes!(api_keys::delete_api_key))
+        .routes(routes!(audit_log::list_audit_log))
         .routes(routes!(probes::health))
         .routes(routes!(probes::livez))
         .routes(routes!(probes::readyz))

@@ -12,6 +12,7 @@ use utoipa::ToSchema;
 
 use super::events::json;
 use crate::Api;
+use crate::caller::Operator;
 use crate::openapi::SERVICE;
 use crate::problem::{Kind, Problem};
 
@@ -92,6 +93,6 @@ pub(super) async fn readyz(State(api): State<Api>) -> Result<Response, Problem> 
     tag = SERVICE,
     responses((status = 200, description = "Its text format", body = String, content_type = "text/plain"))
 )]
-pub(super) async fn metrics(State(api): State<Api>) -> Response {
+pub(super) async fn metrics(_: Operator, State(api): State<Api>) -> Response {
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], api.prometheus.render()).into_response()
 }

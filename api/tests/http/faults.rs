@@ -109,6 +109,9 @@ async fn when_too_much_waits_the_rest_is_refused_and_what_waited_is_stored() {
     let stack = Stack::start().await;
     let Server { api, .. } = &Server::start(&stack).await;
     let mut lock = stack.pool.begin().await.unwrap();
+    // Slow machines take more than the seconds that a session may rest inside a transaction.
+    let patience = "set local idle_in_transaction_session_timeout = 0";
+    sqlx::query(patience).execute(&mut *lock).await.unwrap();
     sqlx::query("select lock_log()").execute(&mut *lock).await.unwrap();
     let body = json!({"events": [{"event_type": "a.b", "source": "s", "payload": "x".repeat(7 << 20)}]});
     let mut posts = tokio::task::JoinSet::new();

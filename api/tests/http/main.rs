@@ -10,6 +10,7 @@ mod endpoints;
 mod events;
 mod faults;
 mod groups;
+mod keys;
 mod log_order;
 mod openapi;
 mod problems;

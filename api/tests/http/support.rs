@@ -60,7 +60,9 @@ impl Server {
             ),
             admin_token: options.admin_token,
             prometheus: prometheus(),
-            vault: Arc::new(eventrail_core::config::vault_with(eventrail_core::testing::SECRETS_KEY).unwrap()),
+            vault: Arc::new(
+                eventrail_core::config::vault_with(eventrail_core::testing::SECRETS_KEY).unwrap(),
+            ),
         };
         let config = ApiConfig {
             listen: "127.0.0.1:0".parse().unwrap(),
@@ -86,6 +88,16 @@ impl Server {
 fn prometheus() -> PrometheusHandle {
     static HANDLE: OnceLock<PrometheusHandle> = OnceLock::new();
     HANDLE.get_or_init(|| eventrail_core::metrics::install().unwrap()).clone()
+}
+
+/// An `ADMIN_TOKEN`.
+pub(crate) const ADMIN: &str = "the-token-of-the-first-operator";
+
+/// Makes a key; answers its id and the key itself.
+pub(crate) async fn make_key(admin: &Api, body: &serde_json::Value) -> (String, String) {
+    let made = admin.post("/api-keys", body).await.expect(201).body;
+    let text = |field: &str| made[field].as_str().unwrap().to_owned();
+    (text("id"), text("key"))
 }
 
 /// Posts these bytes as JSON.

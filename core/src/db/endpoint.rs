@@ -3,10 +3,13 @@
 //! event is before the change or after it, for every reader.
 
 use chrono::{DateTime, Utc};
+use serde_json::json;
 use sqlx::types::Json;
 use sqlx::{PgConnection, PgPool};
 use uuid::Uuid;
 
+use super::audit::{self, Author};
+use super::endpoint_change::subject;
 use crate::endpoint::{CustomHeaders, EndpointUrl};
 use crate::group::GroupName;
 use crate::ids::EndpointId;
@@ -54,7 +57,12 @@ pub enum Created {
     UrlTaken {
         by: EndpointId,
     },
+    /// The group has [`MOST_ENDPOINTS`].
+    TooMany,
 }
+
+/// A group has no more endpoints than this.
+pub const MOST_ENDPOINTS: i64 = 1000;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Deleted {
@@ -69,6 +77,7 @@ pub enum Deleted {
 pub async fn create(
     pool: &PgPool,
     vault: &Vault,
+    author: &Author,
     group: &GroupName,
     new: &NewEndpoint,
 ) -> sqlx::Result<Created> {
@@ -77,7 +86,12 @@ pub async fn create(
     let sealed = vault.seal(new.secret.expose(), id.0.as_bytes());
     match insert(&mut change, group, id, new, &sealed).await {
         Ok(0) => return Ok(Created::NoSuchGroup),
-        Ok(_) => change.commit().await?,
+        Ok(_) if count(&mut change, group).await? > MOST_ENDPOINTS => return Ok(Created::TooMany),
+        Ok(_) => {
+            let detail = json!({ "host": new.url.url().host_str(), "event_types": new.filter.event_types });
+            audit::write(&mut *change, author, &subject(group, id), detail).await?;
+            change.commit().await?;
+        }
         Err(error) if super::change::violates(&error, "endpoint_url_key") => {
             change.rollback().await?;
             return url_taken(pool, group, &new.url).await?.ok_or(error);
@@ -86,6 +100,16 @@ pub async fn create(
     }
     let made = get(pool, group, id).await?.ok_or(sqlx::Error::RowNotFound)?;
     Ok(Created::Created(Box::new(made)))
+}
+
+async fn count(change: &mut PgConnection, group: &GroupName) -> sqlx::Result<i64> {
+    sqlx::query_scalar(
+        "select count(*) from endpoint e join consumer_group g on g.id = e.group_id
+         where g.name = $1 and g.deleted_at is null and e.status <> 'deleted'",
+    )
+    .bind(group.as_ref())
+    .fetch_one(change)
+    .await
 }
 
 async fn insert(
@@ -186,7 +210,12 @@ pub async fn list(
 ///
 /// # Errors
 /// PostgreSQL is away.
-pub async fn delete(pool: &PgPool, group: &GroupName, id: EndpointId) -> sqlx::Result<Deleted> {
+pub async fn delete(
+    pool: &PgPool,
+    author: &Author,
+    group: &GroupName,
+    id: EndpointId,
+) -> sqlx::Result<Deleted> {
     let mut change = super::change::begin(pool).await?;
     let deleted = sqlx::query(
         "with found as (
@@ -214,6 +243,7 @@ pub async fn delete(pool: &PgPool, group: &GroupName, id: EndpointId) -> sqlx::R
     if deleted.rows_affected() == 0 {
         return Ok(Deleted::NotFound);
     }
+    audit::write(&mut *change, author, &subject(group, id), json!({})).await?;
     change.commit().await?;
     Ok(Deleted::Deleted)
 }

@@ -2,9 +2,11 @@
 //! position of the log, and raises the topology's version, in one transaction.
 
 use chrono::{DateTime, Utc};
+use serde_json::json;
 use sqlx::types::Json;
 use sqlx::{PgConnection, PgPool};
 
+use super::audit::{self, Author};
 use crate::group::GroupName;
 use crate::retry::RetryOverride;
 
@@ -39,22 +41,104 @@ pub enum Deleted {
 /// PostgreSQL is away.
 pub async fn create(
     pool: &PgPool,
+    author: &Author,
     name: &GroupName,
     description: &str,
     retry: Option<&RetryOverride>,
 ) -> sqlx::Result<Created> {
-    // The function's first statement takes the log lock; as the only statement it commits by itself.
+    let mut change = super::change::begin(pool).await?;
     let made: sqlx::Result<i64> = sqlx::query_scalar("select create_group($1, $2, $3)")
         .bind(name.as_ref())
         .bind(description)
         .bind(retry.map(Json))
-        .fetch_one(pool)
+        .fetch_one(&mut *change)
         .await;
     match made {
-        Ok(_) => get(pool, name).await?.map(Created::Created).ok_or(sqlx::Error::RowNotFound),
-        Err(error) if super::change::violates(&error, "consumer_group_name_key") => Ok(Created::NameTaken),
-        Err(error) => Err(error),
-    }
+        Err(error) if super::change::violates(&error, "consumer_group_name_key") => {
+            return Ok(Created::NameTaken);
+        }
+        made => made?,
+    };
+    audit::write(&mut *change, author, name.as_ref(), json!({})).await?;
+    change.commit().await?;
+    get(pool, name).await?.map(Created::Created).ok_or(sqlx::Error::RowNotFound)
+}
+
+/// What is to be changed of a group; `None` leaves it.
+#[derive(Debug, Default)]
+pub struct Patch {
+    pub description: Option<String>,
+    pub retry: Option<Option<RetryOverride>>,
+}
+
+/// Changes a group; `None` if there is none of this name.
+///
+/// # Errors
+/// PostgreSQL is away.
+pub async fn update(
+    pool: &PgPool,
+    author: &Author,
+    name: &GroupName,
+    patch: &Patch,
+) -> sqlx::Result<Option<Group>> {
+    let mut change = super::change::begin(pool).await?;
+    let Some(group_id) = raise(&mut change, name).await? else { return Ok(None) };
+    sqlx::query(
+        "update consumer_group set description = coalesce($2, description),
+                retry = case when $3 then $4 else retry end
+         where id = $1",
+    )
+    .bind(group_id)
+    .bind(&patch.description)
+    .bind(patch.retry.is_some())
+    .bind(patch.retry.as_ref().and_then(Option::as_ref).map(Json))
+    .execute(&mut *change)
+    .await?;
+    let detail = json!({ "description": patch.description, "retry": patch.retry });
+    audit::write(&mut *change, author, name.as_ref(), detail).await?;
+    change.commit().await?;
+    get(pool, name).await
+}
+
+/// Pauses a group, or lets it go on; `None` if there is none of this name.
+///
+/// # Errors
+/// PostgreSQL is away.
+pub async fn set_paused(
+    pool: &PgPool,
+    author: &Author,
+    name: &GroupName,
+    paused: bool,
+) -> sqlx::Result<Option<Group>> {
+    let mut change = super::change::begin(pool).await?;
+    let Some(group_id) = raise(&mut change, name).await? else { return Ok(None) };
+    sqlx::query(
+        "update consumer_group set paused_at = case when $2 then coalesce(paused_at, now()) end where id = $1",
+    )
+    .bind(group_id)
+    .bind(paused)
+    .execute(&mut *change)
+    .await?;
+    audit::write(&mut *change, author, name.as_ref(), json!({})).await?;
+    change.commit().await?;
+    get(pool, name).await
+}
+
+/// Raises the version of a group's endpoints, so that dispatchers read them again; answers the group's id.
+async fn raise(change: &mut PgConnection, name: &GroupName) -> sqlx::Result<Option<i64>> {
+    sqlx::query_scalar(
+        "with raised as materialized (
+             select id, raise_topology_version() as version from consumer_group
+             where name = $1 and deleted_at is null
+         ), touched as (
+             update endpoint e set version = r.version from raised r
+             where e.group_id = r.id and e.status <> 'deleted'
+         )
+         select id from raised",
+    )
+    .bind(name.as_ref())
+    .fetch_optional(change)
+    .await
 }
 
 /// # Errors
@@ -69,18 +153,26 @@ pub async fn get(pool: &PgPool, name: &GroupName) -> sqlx::Result<Option<Group>>
     .await
 }
 
-/// Groups in pages, newest first: those made before the group `before`.
+/// Groups in pages, newest first: those made before the group `before`; of these names only, if
+/// any are given.
 ///
 /// # Errors
 /// PostgreSQL is away.
-pub async fn list(pool: &PgPool, before: Option<i64>, limit: i64) -> sqlx::Result<Vec<Group>> {
+pub async fn list(
+    pool: &PgPool,
+    only: Option<&[String]>,
+    before: Option<i64>,
+    limit: i64,
+) -> sqlx::Result<Vec<Group>> {
     sqlx::query_as(
         "select id, name, description, retry, paused_at, created_at from consumer_group
          where deleted_at is null and id < coalesce($1, 9223372036854775807)
+           and ($3::text[] is null or name = any($3))
          order by id desc limit $2",
     )
     .bind(before)
     .bind(limit)
+    .bind(only)
     .fetch_all(pool)
     .await
 }
@@ -90,7 +182,7 @@ pub async fn list(pool: &PgPool, before: Option<i64>, limit: i64) -> sqlx::Resul
 ///
 /// # Errors
 /// PostgreSQL is away.
-pub async fn delete(pool: &PgPool, name: &GroupName) -> sqlx::Result<Deleted> {
+pub async fn delete(pool: &PgPool, author: &Author, name: &GroupName) -> sqlx::Result<Deleted> {
     if name.is_default() {
         return Ok(Deleted::IsDefault);
     }
@@ -102,6 +194,7 @@ pub async fn delete(pool: &PgPool, name: &GroupName) -> sqlx::Result<Deleted> {
             .await?;
     let Some(group_id) = found else { return Ok(Deleted::NotFound) };
     close(&mut change, group_id).await?;
+    audit::write(&mut *change, author, name.as_ref(), json!({})).await?;
     change.commit().await?;
     Ok(Deleted::Deleted)
 }

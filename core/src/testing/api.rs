@@ -36,13 +36,20 @@ pub struct Endpoint {
 #[derive(Debug, Clone)]
 pub struct Api {
     base: String,
+    key: Option<String>,
     client: reqwest::Client,
 }
 
 impl Api {
     /// `base` such as `http://127.0.0.1:8080`.
     pub fn new(base: impl Into<String>) -> Self {
-        Self { base: base.into(), client: http_client() }
+        Self { base: base.into(), key: None, client: http_client() }
+    }
+
+    /// The same API, asked with this key.
+    #[must_use]
+    pub fn with_key(&self, key: impl Into<String>) -> Self {
+        Self { key: Some(key.into()), ..self.clone() }
     }
 
     pub fn base(&self) -> &str {
@@ -52,7 +59,11 @@ impl Api {
     /// A request to a path of the API, for what the other methods don't offer.
     pub fn request(&self, method: &str, path: &str) -> reqwest::RequestBuilder {
         let method = reqwest::Method::from_bytes(method.as_bytes()).unwrap();
-        self.client.request(method, format!("{}{path}", self.base))
+        let request = self.client.request(method, format!("{}{path}", self.base));
+        match &self.key {
+            Some(key) => request.bearer_auth(key),
+            None => request,
+        }
     }
 
     /// # Errors

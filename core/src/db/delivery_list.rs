@@ -1,0 +1,115 @@
+//! Lists of deliveries, and a delivery tried again by hand.
+
+use chrono::{DateTime, Utc};
+use serde_json::json;
+use sqlx::PgPool;
+use uuid::Uuid;
+
+use super::audit::{self, Author};
+use super::change;
+use super::delivery::Status;
+use crate::ids::{EndpointId, EventId};
+
+/// A delivery that was tried, or deferred.
+#[derive(Debug, Clone, sqlx::FromRow)]
+pub struct ListedDelivery {
+    pub event_id: EventId,
+    pub endpoint_id: EndpointId,
+    pub event_type: String,
+    pub status: String,
+    pub attempt_total: i32,
+    pub next_attempt_at: Option<DateTime<Utc>>,
+    pub last_status_code: Option<i32>,
+    pub last_error: Option<String>,
+    pub updated_at: DateTime<Utc>,
+}
+
+/// What is looked for; `None` for all. `from` (inclusive) and `to` (exclusive) are about the event.
+#[derive(Debug, Default)]
+pub struct DeliveryFilter {
+    pub status: Option<Status>,
+    pub endpoint_id: Option<EndpointId>,
+    /// An event type, or a pattern.
+    pub event_type: Option<String>,
+    pub from: Option<DateTime<Utc>>,
+    pub to: Option<DateTime<Utc>>,
+    /// A page goes on below this delivery.
+    pub before: Option<(EventId, EndpointId)>,
+}
+
+/// A group's deliveries in pages, those of the newest events first.
+///
+/// # Errors
+/// PostgreSQL is away.
+pub async fn of_group(
+    pool: &PgPool,
+    group_id: i64,
+    filter: &DeliveryFilter,
+    limit: i64,
+) -> sqlx::Result<Vec<ListedDelivery>> {
+    let (event, endpoint) =
+        filter.before.map_or((Uuid::max(), Uuid::max()), |(event, endpoint)| (event.0, endpoint.0));
+    sqlx::query_as(
+        "select d.event_id, d.endpoint_id, v.event_type, d.status, d.attempt_total, d.next_attempt_at,
+                d.last_status_code, d.last_error, d.updated_at
+         from delivery d join event v on v.id = d.event_id
+         where d.group_id = $1 and (d.event_id, d.endpoint_id) < ($2, $3) and d.event_id <= $2
+           and d.event_id >= id_floor($4) and d.event_id < id_floor($5)
+           and v.id >= id_floor($4) and v.id < id_floor($5)
+           and ($6::text is null or d.status = $6)
+           and ($7::uuid is null or d.endpoint_id = $7)
+           and ($8::text is null or filter_matches(array[$8], '{}', v.event_type, ''))
+         order by d.event_id desc, d.endpoint_id desc limit $9",
+    )
+    .bind(group_id)
+    .bind(event)
+    .bind(endpoint)
+    .bind(filter.from.unwrap_or(DateTime::UNIX_EPOCH))
+    .bind(filter.to.unwrap_or_else(super::event_list::far_future))
+    .bind(filter.status.map(Status::as_str))
+    .bind(filter.endpoint_id)
+    .bind(&filter.event_type)
+    .bind(limit)
+    .fetch_all(pool)
+    .await
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Retried {
+    Retrying,
+    /// There is no row: the event is on its way, or not owed to this endpoint.
+    NotTried,
+}
+
+/// Tries a delivery again, whatever has become of it: a new ask, whose attempts are counted from the start.
+/// Loaders pick it up; while its endpoint is disabled or its group paused, it waits.
+///
+/// # Errors
+/// PostgreSQL is away.
+pub async fn retry(
+    pool: &PgPool,
+    author: &Author,
+    event: EventId,
+    endpoint: EndpointId,
+) -> sqlx::Result<Retried> {
+    let mut transaction = change::begin(pool).await?;
+    let retried = sqlx::query(
+        "with ask as materialized (
+             select draw_positions(1) as ask from delivery d join endpoint e on e.id = d.endpoint_id
+             where d.event_id = $1 and d.endpoint_id = $2 and e.status <> 'deleted'
+         )
+         update delivery d set ask = a.ask, status = 'retrying', attempt_count = 0, next_attempt_at = now(),
+                updated_at = now()
+         from ask a where d.event_id = $1 and d.endpoint_id = $2",
+    )
+    .bind(event)
+    .bind(endpoint)
+    .execute(&mut *transaction)
+    .await?;
+    if retried.rows_affected() == 0 {
+        return Ok(Retried::NotTried);
+    }
+    audit::write(&mut *transaction, author, &format!("{event}/{endpoint}"), json!({})).await?;
+    transaction.commit().await?;
+    Ok(Retried::Retrying)
+}
