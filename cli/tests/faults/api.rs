@@ -68,7 +68,7 @@ async fn apis_killed_one_after_the_other_under_traffic_accept_each_event_once() 
     let _dispatcher = world.dispatcher(&[]).await;
     let mut api = world.api(&[]).await;
     let base = Arc::new(Mutex::new(api.client()));
-    let traffic = Traffic::over(Arc::clone(&base));
+    let traffic = Traffic::over(&base);
     for _ in 0..4 {
         traffic.more(60).await;
         let next: EventrailProcess = EventrailProcess::api(BINARY, &world.stack, &[]).await;

@@ -11,4 +11,5 @@ mod postgres;
 mod redis_away;
 mod relay;
 mod traffic;
+mod watch;
 mod world;

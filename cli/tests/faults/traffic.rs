@@ -76,15 +76,15 @@ pub(crate) struct Traffic {
 impl Traffic {
     /// Some hundreds of events a second, with numbers from 1,000,000 on.
     pub(crate) fn start(api: &Api) -> Self {
-        Self::over(Arc::new(Mutex::new(api.clone())))
+        Self::over(&Arc::new(Mutex::new(api.clone())))
     }
 
     /// To whichever API `api` names at the time.
-    pub(crate) fn over(api: Arc<Mutex<Api>>) -> Self {
+    pub(crate) fn over(api: &Arc<Mutex<Api>>) -> Self {
         let accepted: Arc<Mutex<Vec<Accepted>>> = Arc::default();
         let (stop, next) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(1_000_000)));
         let producers = (0..4).map(|_| {
-            let (api, accepted, stop) = (Arc::clone(&api), Arc::clone(&accepted), Arc::clone(&stop));
+            let (api, accepted, stop) = (Arc::clone(api), Arc::clone(&accepted), Arc::clone(&stop));
             let next = Arc::clone(&next);
             AbortOnDropHandle::new(tokio::spawn(async move {
                 while !stop.load(Ordering::SeqCst) {

@@ -111,6 +111,15 @@ impl Invariants {
         Ok(transaction)
     }
 
+    /// Says that everything is settled, which a relay must never do unseen.
+    ///
+    /// # Errors
+    /// PostgreSQL is away.
+    pub async fn settle_all(&self) -> sqlx::Result<()> {
+        let sql = "update feed set settled_position = (select max(position) from event)";
+        sqlx::query(sql).execute(&self.pool).await.map(drop)
+    }
+
     /// How many sessions wait for such a lock.
     ///
     /// # Errors
