@@ -576,6 +576,9 @@ impl Intake {
     /// Reads a stream if it has entries and there is room for them.
     fn read(&mut self, stream: &Arc<str>, now: Instant) {
         let Some(slot) = self.feeds.get(stream).filter(|slot| slot.wants_reading(now)) else { return };
+        if self.context.recipients.is_paused(slot.feed.group_id) {
+            return;
+        }
         let count = match slot.from() {
             From::New => self.quota(slot, now),
             // Most of what is pending here is in hand, and takes no room.
@@ -598,9 +601,6 @@ impl Intake {
     /// How many entries of a feed may be read now. An endpoint that can't be tried does not hold up a live
     /// feed, whose work for it is deferred; a catch-up, whose only endpoint it is, rests.
     fn quota(&self, slot: &FeedSlot, now: Instant) -> usize {
-        if self.context.recipients.is_paused(slot.feed.group_id) {
-            return 0;
-        }
         let room = match slot.feed.endpoint_id {
             Some(only) => match self.context.recipients.get(only).map(|target| target.state) {
                 Some(State::Disabled | State::Sealed) => 0,
