@@ -476,7 +476,7 @@ impl Intake {
             };
             let context = Arc::clone(&self.context);
             self.tasks.spawn(async move {
-                let mut redis = context.redis.clone();
+                let mut redis = context.redis.connection();
                 let want = u32::try_from(want).unwrap_or(u32::MAX);
                 let answer =
                     rate::take_turns(&mut redis, &context.keys, &target.group, endpoint, rate, want).await;
@@ -592,7 +592,7 @@ impl Intake {
         let (from, rung) = (slot.from(), slot.rung);
         let (context, stream) = (Arc::clone(&self.context), Arc::clone(stream));
         self.tasks.spawn(async move {
-            let mut redis = context.redis.clone();
+            let mut redis = context.redis.connection();
             let answer = intake::read(&mut redis, &stream, &context.consumer, &from, count).await;
             Done::Read { stream, from, rung, count, answer }
         });
@@ -657,7 +657,7 @@ impl Intake {
             slot.next_take_over = now + TAKE_OVER_EVERY;
             let (context, stream) = (Arc::clone(&self.context), Arc::clone(stream));
             self.tasks.spawn(async move {
-                let mut redis = context.redis.clone();
+                let mut redis = context.redis.connection();
                 let (keys, me) = (&context.keys, context.consumer.as_str());
                 let answer =
                     intake::take_over(&mut redis, keys, &stream, me, SETTLE_IN, CLAIM_AFTER, READ_COUNT)

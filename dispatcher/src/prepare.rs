@@ -13,9 +13,9 @@ use eventrail_core::metrics as names;
 use eventrail_core::rail::entry::{Entry, Read};
 use eventrail_core::rail::intake;
 use eventrail_core::rail::keys::Keys;
+use eventrail_core::rail::link::Link;
 use eventrail_core::rail::ready::{FeedKind, FeedRef};
 use eventrail_core::rail::schedule::{self, Change, Member};
-use redis::aio::ConnectionManager;
 use sqlx::PgPool;
 
 use crate::deliver::Courier;
@@ -31,7 +31,7 @@ pub(crate) const RENEW_LEASES_EVERY: Duration = Duration::from_secs(3);
 /// What all parts of the dispatcher share.
 pub(crate) struct Context {
     pub(crate) pool: PgPool,
-    pub(crate) redis: ConnectionManager,
+    pub(crate) redis: Link,
     pub(crate) keys: Keys,
     pub(crate) consumer: String,
     pub(crate) recipients: Recipients,
@@ -103,7 +103,7 @@ pub(crate) async fn entries(
     if !settled.is_empty() {
         let mut pipeline = redis::pipe();
         intake::queue_settle(&mut pipeline, stream, &settled);
-        pipeline.exec_async(&mut context.redis.clone()).await?;
+        pipeline.exec_async(&mut context.redis.connection()).await?;
     }
     Ok(works)
 }
@@ -128,7 +128,7 @@ pub(crate) async fn retries(
     most: usize,
 ) -> anyhow::Result<Claimed> {
     let taken_at = Instant::now();
-    let mut redis = context.redis.clone();
+    let mut redis = context.redis.connection();
     let due = schedule::claim_due(&mut redis, &context.keys, group, most, RETRY_LEASE).await?;
     let full = due.members.len() >= most;
     if due.members.is_empty() {
@@ -187,7 +187,7 @@ pub(crate) async fn renew(context: &Context, in_hand: Vec<(GroupName, Member)>) 
     for (group, member) in in_hand {
         schedule::queue(&mut pipeline, &context.keys, &group, &[Change::Renew(member, until)]);
     }
-    pipeline.exec_async(&mut context.redis.clone()).await
+    pipeline.exec_async(&mut context.redis.connection()).await
 }
 
 /// Makes sure that every endpoint that entries name is known, reading the record once if one is new.

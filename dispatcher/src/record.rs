@@ -177,7 +177,7 @@ async fn run_settler(
             dead_letters::queue(&mut pipeline, &context.keys, group, letter);
         }
         if !pipeline.is_empty()
-            && let Err(error) = pipeline.exec_async(&mut context.redis.clone()).await
+            && let Err(error) = pipeline.exec_async(&mut context.redis.connection()).await
         {
             // Entries stay pending and are found settled when they are read again; the loader adds retries.
             tracing::warn!(%error, "outcomes recorded, but Redis not settled; it will be");

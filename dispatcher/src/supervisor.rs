@@ -9,12 +9,12 @@ use eventrail_core::config::{DispatcherConfig, StoreConfig};
 use eventrail_core::db::{self, tail};
 use eventrail_core::egress::EgressPolicy;
 use eventrail_core::rail::keys::Keys;
+use eventrail_core::rail::link::Link;
 use eventrail_core::rail::ready::Hint;
 use eventrail_core::rail::{self, intake as consumer};
 use eventrail_core::vault::Vault;
 use futures_util::StreamExt as _;
 use metrics_exporter_prometheus::PrometheusHandle;
-use redis::aio::ConnectionManager;
 use sqlx::PgPool;
 use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinSet;
@@ -31,6 +31,9 @@ use crate::{http_client, probes, record};
 /// A consumer that has not said so for this long is taken for dead.
 const ALIVE: Duration = Duration::from_secs(4);
 const ANNOUNCE_EVERY: Duration = Duration::from_secs(1);
+/// What a Redis that is there answers within, and how often in a row it may fail to.
+const ANSWER_WITHIN: Duration = Duration::from_secs(3);
+const MOST_UNANSWERED: u32 = 3;
 const REFRESH_EVERY: Duration = Duration::from_millis(500);
 /// Events kept to be sent, in bytes.
 const CACHE_BYTES: usize = 32 << 20;
@@ -57,9 +60,8 @@ pub async fn run(
     );
     let name = format!("{}@{}-{}", config.consumer_name, host(), std::process::id());
     let pool = db::pool(db::connect_options(&store.database_url, &name).context("DATABASE_URL")?, 10);
-    let client = rail::client(&store.redis_url).context("REDIS_URL")?;
-    let redis = rail::connection(&client)?;
-    rail::check_policy(&mut redis.clone()).await?;
+    let redis = Link::new(&store.redis_url).context("REDIS_URL")?;
+    rail::check_policy(&mut redis.connection()).await?;
     let keys = Keys::new(&store.redis_prefix);
     let cache = Arc::new(EventCache::new(CACHE_BYTES));
     let egress = Arc::new(egress);
@@ -103,7 +105,7 @@ pub async fn run(
 
     // The helpers end by themselves at the stop; relay, intake and recorder in this order after it.
     let mut helpers = JoinSet::new();
-    helpers.spawn(listen(client, keys.clone(), Arc::clone(&bell), hint_sender));
+    helpers.spawn(listen(redis.clone(), keys.clone(), Arc::clone(&bell), hint_sender));
     helpers.spawn(announce(redis.clone(), keys.clone(), name.clone()));
     helpers.spawn(refresh(Arc::clone(&context)));
     helpers.spawn(tend(pool.clone()));
@@ -145,7 +147,7 @@ pub async fn run(
     recorded.context("the recorder panicked")?;
     relay.await.context("the relay panicked")?;
     helpers.shutdown().await;
-    if let Err(error) = consumer::sign_off(&mut redis.clone(), &keys, &name).await {
+    if let Err(error) = consumer::sign_off(&mut redis.connection(), &keys, &name).await {
         tracing::debug!(%error, "not signed off; the announcement runs out by itself");
     }
     pool.close().await;
@@ -196,14 +198,14 @@ async fn lead(mut relay: Relay, bell: Arc<Notify>, stop: CancellationToken) {
 
 /// Hears the doorbell and the hints of other processes.
 async fn listen(
-    client: redis::Client,
+    redis: Link,
     keys: Keys,
     bell: Arc<Notify>,
     hints: mpsc::UnboundedSender<Hint>,
 ) -> anyhow::Result<()> {
     loop {
         let heard = async {
-            let mut subscription = client.get_async_pubsub().await?;
+            let mut subscription = redis.client().get_async_pubsub().await?;
             subscription.subscribe(&[keys.doorbell(), keys.ready()]).await?;
             bell.notify_one();
             let mut messages = subscription.on_message();
@@ -216,17 +218,33 @@ async fn listen(
             }
             redis::RedisResult::Ok(())
         };
-        if let Err(error) = heard.await {
-            tracing::debug!(%error, "not listening to Redis; polls go on");
+        tokio::select! {
+            heard = heard => if let Err(error) = heard {
+                tracing::debug!(%error, "not listening to Redis; polls go on");
+            },
+            () = redis.given_up() => {}
         }
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
 }
 
-async fn announce(mut redis: ConnectionManager, keys: Keys, name: String) -> anyhow::Result<()> {
+/// Says once a second that this consumer lives, and gives up a connection that does not answer that.
+async fn announce(redis: Link, keys: Keys, name: String) -> anyhow::Result<()> {
+    let mut unanswered = 0;
     loop {
-        if let Err(error) = consumer::announce(&mut redis, &keys, &name, ALIVE).await {
-            tracing::debug!(%error, "consumer not announced");
+        let mut connection = redis.connection();
+        let announced = consumer::announce(&mut connection, &keys, &name, ALIVE);
+        match tokio::time::timeout(ANSWER_WITHIN, announced).await {
+            Ok(Ok(())) => unanswered = 0,
+            Ok(Err(error)) => tracing::debug!(%error, "consumer not announced"),
+            Err(_) => {
+                unanswered += 1;
+                if unanswered == MOST_UNANSWERED {
+                    unanswered = 0;
+                    tracing::warn!("Redis does not answer; connecting anew");
+                    redis.give_up()?;
+                }
+            }
         }
         tokio::time::sleep(ANNOUNCE_EVERY).await;
     }

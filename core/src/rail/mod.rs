@@ -12,6 +12,7 @@ pub mod doorbell;
 pub mod entry;
 pub mod intake;
 pub mod keys;
+pub mod link;
 pub mod probe;
 pub mod rate;
 pub mod ready;

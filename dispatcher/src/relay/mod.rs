@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use eventrail_core::db::{feed, lease, tail, topology};
 use eventrail_core::metrics as names;
 use eventrail_core::rail::keys::Keys;
+use eventrail_core::rail::link::Link;
 use eventrail_core::rail::ready::{self, Hint};
 use eventrail_core::rail::stream::{self, Appended};
 use futures_util::future::join_all;
@@ -58,6 +59,8 @@ pub struct RelayConfig {
 
 pub struct Relay {
     pool: PgPool,
+    link: Link,
+    /// Taken anew for each step.
     redis: ConnectionManager,
     config: RelayConfig,
     /// Hints for this process's own intake; the others hear them through Redis.
@@ -82,7 +85,7 @@ pub struct Relay {
 impl Relay {
     pub(crate) fn new(
         pool: PgPool,
-        redis: ConnectionManager,
+        link: Link,
         config: RelayConfig,
         hints: mpsc::UnboundedSender<Hint>,
         cache: Arc<EventCache>,
@@ -90,7 +93,8 @@ impl Relay {
         let now = Instant::now();
         Self {
             pool,
-            redis,
+            redis: link.connection(),
+            link,
             config,
             hints,
             cache,
@@ -113,6 +117,7 @@ impl Relay {
     /// # Errors
     /// PostgreSQL or Redis is away. The caller waits a little and calls [`Relay::forget`] before the next step.
     pub async fn step(&mut self) -> anyhow::Result<Step> {
+        self.redis = self.link.connection();
         if !self.lead().await? {
             return Ok(Step::Idle(Duration::from_secs(1)));
         }
