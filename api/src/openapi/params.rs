@@ -48,3 +48,11 @@ pub(crate) struct DeliveryPath {
     #[param(value_type = schema::EndpointId)]
     endpoint_id: String,
 }
+
+#[derive(IntoParams)]
+#[into_params(parameter_in = Path)]
+pub(crate) struct FilePath {
+    /// The file's name.
+    #[param(example = "swagger-ui.css")]
+    file: String,
+}

@@ -57,6 +57,8 @@ pub(crate) fn routes() -> OpenApiRouter<Api> {
         .routes(routes!(probes::metrics))
         .routes(routes!(documents::problems))
         .routes(routes!(documents::openapi_json))
+        .routes(routes!(documents::docs))
+        .routes(routes!(documents::docs_file))
 }
 
 /// One page of a list, and where the next begins.

@@ -8,7 +8,7 @@ use eventrail_api::problem::Kind;
 use eventrail_core::testing::Stack;
 use serde_json::Value;
 
-use crate::support::Server;
+use crate::support::{Options, Server, assert_problem};
 
 const COMMITTED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../openapi.json");
 
@@ -31,6 +31,28 @@ async fn the_specification_is_served_to_anybody() {
     let served = api.get("/openapi.json").await.expect(200);
     assert_eq!(served.header("content-type"), "application/json");
     assert_eq!(served.text, openapi::document_json());
+}
+
+#[tokio::test]
+async fn the_page_for_people_needs_no_other_host() {
+    let stack = Stack::start().await;
+    let options = Options { admin_token: Some("token".into()), ..Options::default() };
+    let Server { api, .. } = &Server::start_with(&stack, options).await;
+    let page = api.get("/docs").await.expect(200);
+    let parts: Vec<&str> = page.text.split('"').filter(|text| text.starts_with("/docs/")).collect();
+    assert_eq!(parts.len(), 5, "{parts:?}");
+    for reply in [&page, &api.get("/docs/swagger-initializer.js").await.expect(200)] {
+        assert!(!reply.text.contains("http://") && !reply.text.contains("https://"), "{}", reply.text);
+    }
+    for part in parts {
+        let part = api.get(part).await.expect(200);
+        let policy = part.header("content-security-policy");
+        assert!(policy.starts_with("default-src 'none'; script-src 'self';"), "{policy}");
+        assert!(!policy.contains("http"), "{policy}");
+    }
+    for missing in ["/docs/", "/docs/index.html", "/docs/nothing.js"] {
+        assert_problem(&api.get(missing).await, 404, "not-found");
+    }
 }
 
 /// Path, method and description of each operation.
