@@ -3,6 +3,8 @@
 
 use std::process::{Command, Output};
 
+const SECRETS_KEY: (&str, &str) = ("SECRETS_KEY", "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=");
+
 /// A command, its environment, and the setting that it complains about.
 type Case = (&'static str, &'static [(&'static str, &'static str)], &'static str);
 
@@ -25,10 +27,20 @@ fn bad_settings_are_refused_in_one_line_with_exit_code_2() {
         ("migrate", &[], "DATABASE_URL"),
         ("migrate", &[("DATABASE_URL_FILE", "/nowhere")], "DATABASE_URL_FILE"),
         ("migrate", &[("DATABASE_URL", "postgres://localhost/x")], "DATABASE_URL"),
-        ("api", &[("DATABASE_URL", "postgres://u@localhost/x"), ("REDIS_URL", "nonsense")], "REDIS_URL"),
+        (
+            "api",
+            &[("DATABASE_URL", "postgres://u@localhost/x"), ("REDIS_URL", "redis://localhost")],
+            "SECRETS_KEY",
+        ),
+        (
+            "api",
+            &[SECRETS_KEY, ("DATABASE_URL", "postgres://u@localhost/x"), ("REDIS_URL", "nonsense")],
+            "REDIS_URL",
+        ),
         (
             "api",
             &[
+                SECRETS_KEY,
                 ("DATABASE_URL", "postgres://u@localhost/x"),
                 ("REDIS_URL", "redis://localhost"),
                 ("LISTEN", "0.0.0.0:0"),
