@@ -14,6 +14,7 @@ use serde::Deserialize;
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{DeserializeOwned, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::error::Category;
+use serde_json::{Map, Value};
 use serde_path_to_error::Segment;
 
 use crate::problem::{Kind, Problem};
@@ -23,6 +24,8 @@ const READ_DEADLINE: Duration = Duration::from_secs(20);
 /// So much of a body over the limit is read and dropped, so that its sender gets to read the answer.
 const DRAINED_BYTES: usize = 16 << 20;
 const DRAIN_DEADLINE: Duration = Duration::from_secs(2);
+/// Parsers of many languages go no deeper than some hundreds.
+const MAX_DEPTH: usize = 100;
 /// Bodies other than events are small.
 const SMALL_BODY_BYTES: usize = 64 << 10;
 
@@ -40,9 +43,59 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Json<T> {
     }
 }
 
+/// A JSON merge patch (RFC 7396) of at most 64 KiB: an object without repeated keys.
+pub(crate) struct MergePatch(pub(crate) Map<String, Value>);
+
+impl<S: Send + Sync> FromRequest<S> for MergePatch {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, _: &S) -> Result<Self, Problem> {
+        let bytes = read_as(&["application/merge-patch+json", "application/json"], request, SMALL_BODY_BYTES);
+        let bytes = bytes.await?;
+        parse::<UniqueKeys>(&bytes)?;
+        parse::<Object<Map<String, Value>>>(&bytes).map(|Object(patch)| Self(patch))
+    }
+}
+
+impl MergePatch {
+    pub(crate) fn names(&self, member: &str) -> bool {
+        self.0.contains_key(member)
+    }
+
+    /// What `document` becomes, read as if it had been sent whole; so pointers fit the patch as well.
+    pub(crate) fn apply<T: DeserializeOwned>(&self, document: Map<String, Value>) -> Result<T, Problem> {
+        let mut document = Value::Object(document);
+        merge(&mut document, &Value::Object(self.0.clone()));
+        parse::<Object<T>>(document.to_string().as_bytes()).map(|Object(whole)| whole)
+    }
+}
+
+/// RFC 7396, section 2. As deep as the parser lets a patch be.
+fn merge(target: &mut Value, patch: &Value) {
+    let Value::Object(patch) = patch else {
+        *target = patch.clone();
+        return;
+    };
+    if !target.is_object() {
+        *target = Value::Object(Map::new());
+    }
+    let Value::Object(target) = target else { return };
+    for (name, value) in patch {
+        if value.is_null() {
+            target.remove(name);
+        } else {
+            merge(target.entry(name.clone()).or_insert(Value::Null), value);
+        }
+    }
+}
+
 /// Reads a body that says it is JSON.
 pub(crate) async fn read(request: Request, limit: usize) -> Result<Bytes, Problem> {
-    expect_json(request.headers())?;
+    read_as(&["application/json"], request, limit).await
+}
+
+async fn read_as(media_types: &[&str], request: Request, limit: usize) -> Result<Bytes, Problem> {
+    expect_json(media_types, request.headers())?;
     let announced = content_length(request.headers());
     let expects_continue = request.headers().contains_key(header::EXPECT);
     let body = request.into_body();
@@ -52,9 +105,35 @@ pub(crate) async fn read(request: Request, limit: usize) -> Result<Bytes, Proble
         }
         return Err(too_large(limit));
     }
-    tokio::time::timeout(READ_DEADLINE, collect(body, limit))
+    let body = tokio::time::timeout(READ_DEADLINE, collect(body, limit))
         .await
-        .unwrap_or_else(|_| Err(Problem::new(Kind::RequestTimeout, "The body had not arrived after 20 s")))
+        .unwrap_or_else(|_| Err(Problem::new(Kind::RequestTimeout, "The body had not arrived after 20 s")))?;
+    if is_too_deep(&body) {
+        let detail = format!("The body may be nested {MAX_DEPTH} deep, so that everybody can read it");
+        return Err(Problem::new(Kind::InvalidJson, detail));
+    }
+    Ok(body)
+}
+
+/// Payloads are kept as they are: what is nested deeper than parsers go would reach the receivers.
+fn is_too_deep(json: &[u8]) -> bool {
+    let (mut depth, mut in_string, mut escaped) = (0_usize, false, false);
+    for byte in json {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if in_string => escaped = true,
+            b'"' => in_string = !in_string,
+            b'{' | b'[' if !in_string => {
+                depth += 1;
+                if depth > MAX_DEPTH {
+                    return true;
+                }
+            }
+            b'}' | b']' if !in_string => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+    }
+    false
 }
 
 async fn collect(body: Body, limit: usize) -> Result<Bytes, Problem> {
@@ -100,11 +179,11 @@ fn content_length(headers: &HeaderMap) -> Option<u64> {
     headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
-fn expect_json(headers: &HeaderMap) -> Result<(), Problem> {
+fn expect_json(media_types: &[&str], headers: &HeaderMap) -> Result<(), Problem> {
     let value = |name| headers.get(name).map(|value| value.to_str().unwrap_or_default());
     let media_type = value(header::CONTENT_TYPE).unwrap_or_default().split(';').next().unwrap_or_default();
-    if !media_type.trim().eq_ignore_ascii_case("application/json") {
-        let detail = "Send JSON, with `Content-Type: application/json`";
+    if !media_types.iter().any(|known| media_type.trim().eq_ignore_ascii_case(known)) {
+        let detail = format!("Send JSON, with `Content-Type: {}`", media_types.join("` or `"));
         return Err(Problem::new(Kind::UnsupportedMediaType, detail));
     }
     match value(header::CONTENT_ENCODING) {
@@ -235,5 +314,46 @@ impl<'de> Visitor<'de> for UniqueKeys {
 
     fn visit_unit<E>(self) -> Result<Self, E> {
         Ok(self)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    /// The examples of RFC 7396, appendix A.
+    #[test]
+    fn patches_merge_as_the_rfc_says() {
+        for (original, patch, result) in [
+            (json!({"a": "b"}), json!({"a": "c"}), json!({"a": "c"})),
+            (json!({"a": "b"}), json!({"b": "c"}), json!({"a": "b", "b": "c"})),
+            (json!({"a": "b"}), json!({"a": null}), json!({})),
+            (json!({"a": "b", "b": "c"}), json!({"a": null}), json!({"b": "c"})),
+            (json!({"a": ["b"]}), json!({"a": "c"}), json!({"a": "c"})),
+            (json!({"a": "c"}), json!({"a": ["b"]}), json!({"a": ["b"]})),
+            (json!({"a": {"b": "c"}}), json!({"a": {"b": "d", "c": null}}), json!({"a": {"b": "d"}})),
+            (json!({"a": [{"b": "c"}]}), json!({"a": [1]}), json!({"a": [1]})),
+            (json!(["a", "b"]), json!(["c", "d"]), json!(["c", "d"])),
+            (json!({"a": "b"}), json!(["c"]), json!(["c"])),
+            (json!({"a": "foo"}), json!(null), json!(null)),
+            (json!({"e": null}), json!({"a": 1}), json!({"e": null, "a": 1})),
+            (json!([1, 2]), json!({"a": "b", "c": null}), json!({"a": "b"})),
+            (json!({}), json!({"a": {"bb": {"ccc": null}}}), json!({"a": {"bb": {}}})),
+        ] {
+            let mut merged = original.clone();
+            merge(&mut merged, &patch);
+            assert_eq!(merged, result, "{original} {patch}");
+        }
+    }
+
+    #[test]
+    fn depth_counts_brackets_outside_of_strings() {
+        let nested = |depth: usize| format!("{}1{}", "[".repeat(depth), "]".repeat(depth));
+        assert!(!is_too_deep(nested(MAX_DEPTH).as_bytes()));
+        assert!(is_too_deep(nested(MAX_DEPTH + 1).as_bytes()));
+        assert!(!is_too_deep(format!("\"{}\"", "[".repeat(500)).as_bytes()));
+        assert!(!is_too_deep(format!(r#""\"{}""#, "{".repeat(500)).as_bytes()));
+        assert!(!is_too_deep("[{}],".repeat(500).as_bytes()));
     }
 }

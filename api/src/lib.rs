@@ -9,6 +9,7 @@ use std::sync::Arc;
 use axum::Router;
 use eventrail_core::config::ApiConfig;
 use eventrail_core::egress::EgressPolicy;
+use eventrail_core::ping::Pinger;
 use eventrail_core::rail::doorbell::Doorbell;
 use eventrail_core::vault::Vault;
 use metrics_exporter_prometheus::PrometheusHandle;
@@ -46,6 +47,7 @@ pub struct Deps {
     pub admin_token: Option<String>,
     pub prometheus: PrometheusHandle,
     pub vault: Arc<Vault>,
+    pub pinger: Arc<dyn Pinger>,
 }
 
 /// What handlers share. Cheap to clone.
@@ -56,6 +58,7 @@ pub(crate) struct Shared {
     pub(crate) config: ApiConfig,
     pub(crate) pool: PgPool,
     pub(crate) vault: Arc<Vault>,
+    pub(crate) pinger: Arc<dyn Pinger>,
     pub(crate) redis: ConnectionManager,
     pub(crate) doorbell: Doorbell,
     pub(crate) egress: EgressPolicy,
@@ -88,6 +91,7 @@ impl Api {
             keyring: Keyring::default(),
             prometheus: deps.prometheus,
             vault: deps.vault,
+            pinger: deps.pinger,
             ingest,
         };
         Ok((Self(Arc::new(shared)), writer))

@@ -13,6 +13,7 @@ use eventrail_core::egress::EgressPolicy;
 use eventrail_core::metrics::{self, PrometheusHandle};
 use eventrail_core::rail::{self, doorbell::Doorbell};
 use eventrail_core::vault::Vault;
+use eventrail_dispatcher::Pings;
 use sqlx::{Connection as _, PgPool};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -28,6 +29,9 @@ pub(crate) struct ApiArgs {
     store: StoreArgs,
     #[command(flatten)]
     pub(crate) api: ApiConfig,
+    // Endpoints are tried out as they are delivered to.
+    #[command(flatten)]
+    dispatcher: DispatcherConfig,
     #[command(flatten)]
     egress: EgressConfig,
 }
@@ -51,7 +55,14 @@ pub(crate) struct RekeyArgs {}
 pub(crate) async fn api(args: ApiArgs, stop: CancellationToken) -> anyhow::Result<()> {
     let store = args.store.resolve().setting()?;
     let vault = Arc::new(vault().setting()?);
-    let service = ApiService::new(&store, &args.api, args.egress.policy(), vault, metrics::install()?)?;
+    let service = ApiService::new(
+        &store,
+        &args.api,
+        &args.dispatcher,
+        args.egress.policy(),
+        vault,
+        metrics::install()?,
+    )?;
     let listener = eventrail_api::bind(args.api.listen).await.setting()?;
     service.serve(listener, args.api, stop).await
 }
@@ -111,6 +122,7 @@ impl ApiService {
     pub(crate) fn new(
         store: &StoreConfig,
         config: &ApiConfig,
+        dispatcher: &DispatcherConfig,
         egress: EgressPolicy,
         vault: Arc<Vault>,
         prometheus: PrometheusHandle,
@@ -124,7 +136,10 @@ impl ApiService {
         let ringing = AbortOnDropHandle::new(tokio::spawn(ringing));
         let admin_token = secret_setting("ADMIN_TOKEN").setting()?;
         eventrail_api::validate(config, admin_token.as_deref()).setting()?;
-        let deps = eventrail_api::Deps { pool, redis, doorbell, egress, admin_token, prometheus, vault };
+        let (of_pings, key) = (pool.clone(), Arc::clone(&vault));
+        let pinger = Arc::new(Pings::new(of_pings, key, egress.clone(), dispatcher.clone())?);
+        let deps =
+            eventrail_api::Deps { pool, redis, doorbell, egress, admin_token, prometheus, vault, pinger };
         Ok(Self { deps, _doorbell: ringing })
     }
 

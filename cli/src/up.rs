@@ -50,6 +50,7 @@ pub(crate) async fn run(mut args: UpArgs, stop: CancellationToken) -> anyhow::Re
     let api = ApiService::new(
         &servers.store,
         &args.api,
+        &args.dispatcher,
         args.egress.policy(),
         Arc::clone(&vault),
         prometheus.clone(),

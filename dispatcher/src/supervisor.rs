@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use eventrail_core::config::{DispatcherConfig, StoreConfig};
-use eventrail_core::db::{self, tail};
+use eventrail_core::db::{self, dispatcher, tail};
 use eventrail_core::egress::EgressPolicy;
 use eventrail_core::rail::keys::Keys;
 use eventrail_core::rail::link::Link;
@@ -108,7 +108,7 @@ pub async fn run(
     helpers.spawn(listen(redis.clone(), keys.clone(), Arc::clone(&bell), hint_sender));
     helpers.spawn(announce(redis.clone(), keys.clone(), name.clone()));
     helpers.spawn(refresh(Arc::clone(&context)));
-    helpers.spawn(tend(pool.clone()));
+    helpers.spawn(tend(pool.clone(), name.clone()));
     if let Some(address) = config.dispatcher_listen {
         let (pool, stop) = (pool.clone(), stop.clone());
         helpers.spawn(async move { probes::serve(address, pool, metrics, stop).await });
@@ -149,6 +149,9 @@ pub async fn run(
     helpers.shutdown().await;
     if let Err(error) = consumer::sign_off(&mut redis.connection(), &keys, &name).await {
         tracing::debug!(%error, "not signed off; the announcement runs out by itself");
+    }
+    if let Err(error) = db::answered(dispatcher::forget(&pool, &name)).await {
+        tracing::debug!(%error, "the figures show this dispatcher for some seconds more");
     }
     pool.close().await;
     tracing::info!(consumer = %name, "dispatcher stopped");
@@ -259,8 +262,9 @@ async fn refresh(context: Arc<Context>) -> anyhow::Result<()> {
     }
 }
 
-/// Keeps the log going: partitions ahead of time, and no writer that holds the lock for ever.
-async fn tend(pool: PgPool) -> anyhow::Result<()> {
+/// Keeps the log going: partitions ahead of time, and no writer that holds the lock for ever. Says for the
+/// figures that it runs.
+async fn tend(pool: PgPool, name: String) -> anyhow::Result<()> {
     let mut rounds = 0_u64;
     loop {
         if rounds.is_multiple_of(1800) {
@@ -274,6 +278,9 @@ async fn tend(pool: PgPool) -> anyhow::Result<()> {
             }
         }
         rounds += 1;
+        if let Err(error) = db::answered(dispatcher::announce(&pool, &name)).await {
+            tracing::debug!(%error, "not announced to those who look at the figures");
+        }
         match db::answered(tail::end_stuck_writers(&pool)).await {
             Ok(ended) if ended > 0 => {
                 tracing::warn!(ended, "ended sessions that held the log lock in silence");

@@ -183,6 +183,17 @@ pub(crate) enum DeliveryReason {
     Parked,
 }
 
+/// Why nothing moves although something waits.
+#[derive(ToSchema)]
+#[schema(rename_all = "snake_case")]
+pub(crate) enum StallReason {
+    Paused,
+    NoDispatcher,
+    NoRelay,
+    Redis,
+    EndpointsUnavailable,
+}
+
 /// Why an attempt failed.
 #[derive(ToSchema)]
 #[schema(rename_all = "snake_case")]

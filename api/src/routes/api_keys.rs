@@ -74,7 +74,7 @@ impl KeyBody {
         let sources: Vec<String> = self.sources.iter().flatten().map(ToString::to_string).collect();
         match self.role {
             Some(RoleName::Subscriber) if groups.is_empty() => {
-                refuse("groups", "must name at least one group")
+                refuse("groups", "must name at least one group");
             }
             Some(RoleName::Producer | RoleName::Operator) if !groups.is_empty() => {
                 refuse("groups", "are for subscribers");

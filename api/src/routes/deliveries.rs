@@ -37,7 +37,7 @@ struct DeliveryView {
     #[serde(serialize_with = "micros_or_null")]
     next_attempt_at: Option<DateTime<Utc>>,
     last_status_code: Option<i32>,
-    #[schema(value_type = Option<schema::FailureKind>)]
+    /// Why the last attempt failed; `skipped` if it was given up by hand.
     last_error: Option<String>,
     #[serde(serialize_with = "micros_or_null")]
     updated_at: Option<DateTime<Utc>>,
@@ -50,11 +50,11 @@ impl DeliveryView {
             endpoint_id: target.endpoint_id,
             status: target.status().to_owned(),
             reason: target.reason(),
+            last_error: target.last_error().map(str::to_owned),
             group: target.group,
             attempts: target.attempt_total.unwrap_or(0),
             next_attempt_at: target.next_attempt_at,
             last_status_code: target.last_status_code,
-            last_error: target.last_error,
             updated_at: target.updated_at,
         }
     }

@@ -1,157 +1,25 @@
-//! Endpoints of a group, and their secrets.
+//! Endpoints of a group: made, read, changed, deleted. What else is done with them is in
+//! [`super::endpoint_actions`].
 
 use axum::extract::{Path, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
-use chrono::{DateTime, Utc};
-use eventrail_core::db::endpoint::{self, Created, Deleted, Endpoint, NewEndpoint};
-use eventrail_core::db::{endpoint_change, group};
-use eventrail_core::endpoint::{CustomHeaders, EndpointUrl};
-use eventrail_core::event::Source;
-use eventrail_core::group::GroupName;
-use eventrail_core::ids::EndpointId;
-use eventrail_core::matching::{Filter, Pattern};
-use eventrail_core::retry::RetryOverride;
-use eventrail_core::secret::Secret;
-use serde::{Deserialize, Serialize};
-use utoipa::ToSchema;
+use eventrail_core::db::endpoint::{self, Created, Deleted};
+use eventrail_core::db::endpoint_change::{self, Changed};
+use eventrail_core::db::group;
 
-use super::events::{json, micros};
-use super::{Page, description, reachable};
+use super::endpoint_body::{Checked, EndpointBody, EndpointPatch, EndpointView, document};
+use super::events::json;
+use super::{Page, reachable};
 use crate::Api;
-use crate::body::{Json, Object};
+use crate::body::{Json, MergePatch};
 use crate::caller::Member;
 use crate::extract::{NoQuery, PageQuery, Query, endpoint_id, no_such_endpoint, no_such_group};
 use crate::openapi::params::{EndpointPath, GroupPath};
-use crate::openapi::schema;
-use crate::problem::{FieldError, Kind, Problem};
+use crate::problem::{Kind, Problem};
 
-const MAX_PATTERNS: usize = 100;
-
-#[derive(Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub(super) struct EndpointBody {
-    #[schema(value_type = schema::EndpointUrl)]
-    url: Option<EndpointUrl>,
-    #[schema(value_type = Option<schema::Description>)]
-    description: Option<String>,
-    /// Which events it is sent; all by default.
-    #[schema(value_type = Option<Vec<schema::Pattern>>, max_items = 100)]
-    event_types: Option<Vec<Pattern>>,
-    /// Whose events it is sent; everybody's by default.
-    #[schema(value_type = Option<Vec<schema::Source>>, max_items = 100)]
-    sources: Option<Vec<Source>>,
-    #[schema(value_type = Option<schema::CustomHeaders>)]
-    headers: Option<CustomHeaders>,
-    /// How long a delivery may take.
-    #[schema(minimum = 100, maximum = 60_000)]
-    timeout_ms: Option<i64>,
-    /// How many deliveries may be under way at once.
-    #[schema(minimum = 1, maximum = 10_000)]
-    max_in_flight: Option<i64>,
-    #[schema(value_type = Option<schema::RetryOverride>)]
-    retry: Option<Object<RetryOverride>>,
-    /// Made by EventRail by default.
-    #[schema(value_type = Option<schema::Secret>)]
-    secret: Option<Secret>,
-}
-
-impl EndpointBody {
-    fn into_new(self) -> Result<NewEndpoint, Problem> {
-        let mut errors = Vec::new();
-        let mut within = |name: &str, value: Option<i64>, low: i64, high: i64| {
-            let value = value?;
-            if (low..=high).contains(&value) {
-                return i32::try_from(value).ok();
-            }
-            errors.push(FieldError::new(format!("/{name}"), format!("must be {low} to {high}")));
-            None
-        };
-        let timeout_ms = within("timeout_ms", self.timeout_ms, 100, 60_000);
-        let max_in_flight = within("max_in_flight", self.max_in_flight, 1, 10_000);
-        let filter = Filter {
-            event_types: self.event_types.unwrap_or_default(),
-            sources: self.sources.unwrap_or_default(),
-        };
-        for (name, count) in [("event_types", filter.event_types.len()), ("sources", filter.sources.len())] {
-            if count > MAX_PATTERNS {
-                let detail = format!("must hold at most {MAX_PATTERNS} entries");
-                errors.push(FieldError::new(format!("/{name}"), detail));
-            }
-        }
-        let Some(url) = self.url else {
-            errors.push(FieldError::new("/url", "is required"));
-            return Err(Problem::fields(errors));
-        };
-        if !errors.is_empty() {
-            return Err(Problem::fields(errors));
-        }
-        Ok(NewEndpoint {
-            url,
-            description: description(self.description)?,
-            filter,
-            headers: self.headers.unwrap_or_default(),
-            timeout_ms,
-            max_in_flight,
-            retry: self.retry.map(|Object(retry)| retry),
-            secret: self.secret.unwrap_or_else(Secret::generate),
-        })
-    }
-}
-
-#[derive(Serialize, ToSchema)]
-struct EndpointView<'a> {
-    #[schema(value_type = schema::EndpointId)]
-    id: EndpointId,
-    #[schema(value_type = schema::GroupName)]
-    group: &'a GroupName,
-    url: String,
-    description: String,
-    #[schema(value_type = Vec<schema::Pattern>)]
-    event_types: Vec<String>,
-    #[schema(value_type = Vec<schema::Source>)]
-    sources: Vec<String>,
-    #[schema(value_type = schema::CustomHeaders)]
-    headers: CustomHeaders,
-    timeout_ms: Option<i32>,
-    max_in_flight: Option<i32>,
-    #[schema(value_type = Option<schema::RetryOverride>)]
-    retry: Option<RetryOverride>,
-    #[schema(value_type = schema::EndpointStatus)]
-    status: String,
-    #[schema(value_type = Option<schema::DisabledReason>)]
-    disabled_reason: Option<String>,
-    #[serde(serialize_with = "micros")]
-    created_at: DateTime<Utc>,
-    #[serde(serialize_with = "micros")]
-    updated_at: DateTime<Utc>,
-    /// Shown when it was just made; later under `…/secret`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = schema::Secret, required = false)]
-    secret: Option<String>,
-}
-
-impl<'a> EndpointView<'a> {
-    fn new(group: &'a GroupName, endpoint: Endpoint) -> Self {
-        Self {
-            id: endpoint.id,
-            group,
-            url: endpoint.url,
-            description: endpoint.description,
-            event_types: endpoint.event_types,
-            sources: endpoint.sources,
-            headers: endpoint.headers.0,
-            timeout_ms: endpoint.timeout_ms,
-            max_in_flight: endpoint.max_in_flight,
-            retry: endpoint.retry.map(|json| json.0),
-            status: endpoint.status,
-            disabled_reason: endpoint.disabled_reason,
-            created_at: endpoint.created_at,
-            updated_at: endpoint.updated_at,
-            secret: None,
-        }
-    }
-}
+/// How often a change is tried that another one overtakes.
+const MOST_ROUNDS: usize = 10;
 
 /// Create an endpoint
 ///
@@ -173,14 +41,13 @@ pub(super) async fn create_endpoint(
     _: NoQuery,
     Json(body): Json<EndpointBody>,
 ) -> Result<Response, Problem> {
-    let new = body.into_new()?;
+    let new = body.check()?.into_new();
     reachable(&api.egress, &new.url).await?;
     match endpoint::create(&api.pool, &api.vault, &caller.author("create_endpoint"), &group, &new).await? {
         Created::Created(made) => {
             api.doorbell.ring();
             let location = format!("/consumer-groups/{group}/endpoints/{}", made.id);
-            let secret = Some(new.secret.to_text());
-            let view = EndpointView { secret, ..EndpointView::new(&group, *made) };
+            let view = EndpointView::new(&api.vault, &group, *made).with_secret(&new.secret);
             Ok((StatusCode::CREATED, [(header::LOCATION, location)], json(&view)).into_response())
         }
         Created::NoSuchGroup => Err(no_such_group()),
@@ -215,7 +82,7 @@ pub(super) async fn list_endpoints(
     let group = group::get(&api.pool, &name).await?.ok_or_else(no_such_group)?;
     let endpoints = endpoint::list(&api.pool, group.id, before, limit + 1).await?;
     let page = Page::new(endpoints, limit, |endpoint| endpoint.id.to_string());
-    Ok(json(&page.map(|endpoint| EndpointView::new(&name, endpoint))))
+    Ok(json(&page.map(|endpoint| EndpointView::new(&api.vault, &name, endpoint))))
 }
 
 /// Read an endpoint
@@ -233,7 +100,70 @@ pub(super) async fn get_endpoint(
     _: NoQuery,
 ) -> Result<Response, Problem> {
     let found = endpoint::get(&api.pool, &group, endpoint_id(&id)?).await?;
-    Ok(json(&EndpointView::new(&group, found.ok_or_else(no_such_endpoint)?)))
+    Ok(json(&EndpointView::new(&api.vault, &group, found.ok_or_else(no_such_endpoint)?)))
+}
+
+/// Change an endpoint
+///
+/// A JSON merge patch (RFC 7396): members that are not named stay as they are, null takes one back to its
+/// default. Another filter holds for events that are posted from now on. `auth` is replaced as a whole; secrets
+/// are rotated instead.
+#[utoipa::path(
+    patch,
+    path = "/consumer-groups/{group}/endpoints/{id}",
+    tag = "endpoints",
+    params(EndpointPath),
+    request_body(content = EndpointPatch, content_type = "application/merge-patch+json"),
+    responses(
+        (status = 200, description = "The endpoint as it is now", body = EndpointView<'_>),
+        (status = 409, description = "url-taken"),
+    )
+)]
+pub(super) async fn update_endpoint(
+    Member { caller, group }: Member,
+    State(api): State<Api>,
+    Path((_, id)): Path<(String, String)>,
+    _: NoQuery,
+    patch: MergePatch,
+) -> Result<Response, Problem> {
+    let id = endpoint_id(&id)?;
+    if patch.names("secret") {
+        return Err(Problem::field("/secret", "can't be changed here: rotate it"));
+    }
+    let author = caller.author("update_endpoint");
+    let named: Vec<&str> = patch.0.keys().map(String::as_str).collect();
+    for _ in 0..MOST_ROUNDS {
+        let current = endpoint::get(&api.pool, &group, id).await?.ok_or_else(no_such_endpoint)?;
+        let whole: Checked = patch.apply::<EndpointBody>(document(&current))?.check()?;
+        if whole.url.as_str() != current.url {
+            reachable(&api.egress, &whole.url).await?;
+        }
+        if current.auth.is_some() && !patch.names("auth") && whole.sets_authorization() {
+            return Err(Problem::field("/headers", "must not set `authorization` beside `auth`"));
+        }
+        let url = whole.url.clone();
+        let new = whole.into_replacement(&api.vault, id, patch.names("auth"));
+        match endpoint_change::replace(&api.pool, &author, (&group, id), current.version, &new, &named)
+            .await?
+        {
+            Changed::Changed => {
+                api.doorbell.ring();
+                let changed = endpoint::get(&api.pool, &group, id).await?.ok_or_else(no_such_endpoint)?;
+                return Ok(json(&EndpointView::new(&api.vault, &group, changed)));
+            }
+            Changed::NotFound => return Err(no_such_endpoint()),
+            Changed::UrlTaken => {
+                let by = endpoint::with_url(&api.pool, &group, &url).await?;
+                let problem = Problem::new(Kind::UrlTaken, format!("The group {group} has this URL already"));
+                return Err(match by {
+                    Some(by) => problem.existing("endpoint_id", by.to_string()),
+                    None => problem,
+                });
+            }
+            Changed::Outdated => {}
+        }
+    }
+    Err(Problem::new(Kind::Overloaded, "Others change this endpoint at the same time; nothing was changed"))
 }
 
 /// Delete an endpoint
@@ -259,47 +189,4 @@ pub(super) async fn delete_endpoint(
         }
         Deleted::NotFound => Err(no_such_endpoint()),
     }
-}
-
-#[derive(Serialize, ToSchema)]
-struct SecretsView {
-    /// Deliveries are signed with each of them.
-    secrets: Vec<SecretView>,
-}
-
-#[derive(Serialize, ToSchema)]
-struct SecretView {
-    #[schema(value_type = schema::Secret)]
-    secret: String,
-    #[schema(format = DateTime)]
-    expires_at: Option<String>,
-}
-
-/// Read an endpoint's signing secrets
-#[utoipa::path(
-    get,
-    path = "/consumer-groups/{group}/endpoints/{id}/secret",
-    tag = "endpoints",
-    params(EndpointPath),
-    responses((status = 200, description = "The secrets, not to be stored by caches", body = SecretsView))
-)]
-pub(super) async fn get_endpoint_secret(
-    Member { caller, group }: Member,
-    State(api): State<Api>,
-    Path((_, id)): Path<(String, String)>,
-    _: NoQuery,
-) -> Result<Response, Problem> {
-    let id = endpoint_id(&id)?;
-    let secrets = endpoint::secrets(&api.pool, &api.vault, &group, id).await?;
-    if secrets.is_empty() {
-        return Err(no_such_endpoint());
-    }
-    let author = caller.author("get_endpoint_secret");
-    endpoint_change::note(&api.pool, &author, &group, id, serde_json::json!({})).await?;
-    let view = |one: &endpoint::SecretOf| SecretView {
-        secret: one.secret.to_text(),
-        expires_at: one.expires_at.map(|at| at.to_rfc3339_opts(chrono::SecondsFormat::Micros, true)),
-    };
-    let answer = json(&SecretsView { secrets: secrets.iter().map(view).collect() });
-    Ok(([(header::CACHE_CONTROL, "no-store")], answer).into_response())
 }

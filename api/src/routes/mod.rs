@@ -20,6 +20,8 @@ mod audit_log;
 mod batch;
 mod deliveries;
 mod documents;
+mod endpoint_actions;
+mod endpoint_body;
 mod endpoints;
 mod events;
 mod groups;
@@ -44,10 +46,16 @@ pub(crate) fn routes() -> OpenApiRouter<Api> {
         .routes(routes!(deliveries::get_delivery))
         .routes(routes!(deliveries::retry_delivery))
         .routes(routes!(groups::create_group, groups::list_groups))
-        .routes(routes!(groups::get_group, groups::delete_group))
+        .routes(routes!(groups::get_group, groups::update_group, groups::delete_group))
+        .routes(routes!(groups::pause_group))
+        .routes(routes!(groups::resume_group))
         .routes(routes!(endpoints::create_endpoint, endpoints::list_endpoints))
-        .routes(routes!(endpoints::get_endpoint, endpoints::delete_endpoint))
-        .routes(routes!(endpoints::get_endpoint_secret))
+        .routes(routes!(endpoints::get_endpoint, endpoints::update_endpoint, endpoints::delete_endpoint))
+        .routes(routes!(endpoint_actions::enable_endpoint))
+        .routes(routes!(endpoint_actions::disable_endpoint))
+        .routes(routes!(endpoint_actions::test_endpoint))
+        .routes(routes!(endpoint_actions::get_endpoint_secret))
+        .routes(routes!(endpoint_actions::rotate_endpoint_secret))
         .routes(routes!(api_keys::create_api_key, api_keys::list_api_keys))
         .routes(routes!(api_keys::delete_api_key))
         .routes(routes!(audit_log::list_audit_log))

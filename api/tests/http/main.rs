@@ -5,6 +5,7 @@
 mod access;
 mod bad_input;
 mod batch;
+mod changes;
 mod deliveries;
 mod endpoints;
 mod events;

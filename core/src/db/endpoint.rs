@@ -10,6 +10,7 @@ use uuid::Uuid;
 
 use super::audit::{self, Author};
 use super::endpoint_change::subject;
+use crate::credentials::Credentials;
 use crate::endpoint::{CustomHeaders, EndpointUrl};
 use crate::group::GroupName;
 use crate::ids::EndpointId;
@@ -27,7 +28,9 @@ pub struct NewEndpoint {
     pub headers: CustomHeaders,
     pub timeout_ms: Option<i32>,
     pub max_in_flight: Option<i32>,
+    pub rate_per_second: Option<i32>,
     pub retry: Option<RetryOverride>,
+    pub auth: Option<Credentials>,
     pub secret: Secret,
 }
 
@@ -42,9 +45,16 @@ pub struct Endpoint {
     pub headers: Json<CustomHeaders>,
     pub timeout_ms: Option<i32>,
     pub max_in_flight: Option<i32>,
+    pub rate_per_second: Option<i32>,
     pub retry: Option<Json<RetryOverride>>,
+    /// Sealed credentials.
+    pub auth: Option<Vec<u8>>,
     pub status: String,
     pub disabled_reason: Option<String>,
+    /// Since when it is left out of its group's live feed.
+    pub parked_at: Option<DateTime<Utc>>,
+    /// Raised by every change.
+    pub version: i64,
     pub created_at: DateTime<Utc>,
     pub updated_at: DateTime<Utc>,
 }
@@ -83,8 +93,10 @@ pub async fn create(
 ) -> sqlx::Result<Created> {
     let id = EndpointId::generate();
     let mut change = super::change::begin(pool).await?;
-    let sealed = vault.seal(new.secret.expose(), id.0.as_bytes());
-    match insert(&mut change, group, id, new, &sealed).await {
+    let seal = |bytes: &[u8]| vault.seal(bytes, id.0.as_bytes());
+    let secret = seal(new.secret.expose());
+    let auth = new.auth.as_ref().map(|auth| seal(auth.expose().as_bytes()));
+    match insert(&mut change, group, id, new, &secret, auth).await {
         Ok(0) => return Ok(Created::NoSuchGroup),
         Ok(_) if count(&mut change, group).await? > MOST_ENDPOINTS => return Ok(Created::TooMany),
         Ok(_) => {
@@ -117,7 +129,8 @@ async fn insert(
     group: &GroupName,
     id: EndpointId,
     new: &NewEndpoint,
-    sealed: &[u8],
+    secret: &[u8],
+    auth: Option<Vec<u8>>,
 ) -> sqlx::Result<u64> {
     let event_types: Vec<String> = new.filter.event_types.iter().map(ToString::to_string).collect();
     let sources: Vec<&str> = new.filter.sources.iter().map(AsRef::as_ref).collect();
@@ -128,8 +141,9 @@ async fn insert(
              from in_group g
          ), made as (
              insert into endpoint
-                 (id, group_id, url, description, headers, timeout_ms, max_in_flight, retry, version)
-             select $2, group_id, $3, $4, $5, $6, $7, $8, version from now_at returning id
+                 (id, group_id, url, description, headers, timeout_ms, max_in_flight, retry, version,
+                  rate_per_second, auth)
+             select $2, group_id, $3, $4, $5, $6, $7, $8, version, $12, $13 from now_at returning id
          ), with_secret as (
              insert into endpoint_secret (endpoint_id, secret) select id, $9 from made
          )
@@ -144,24 +158,37 @@ async fn insert(
     .bind(new.timeout_ms)
     .bind(new.max_in_flight)
     .bind(new.retry.as_ref().map(Json))
-    .bind(sealed)
+    .bind(secret)
     .bind(event_types)
     .bind(sources)
+    .bind(new.rate_per_second)
+    .bind(auth)
     .execute(change)
     .await?;
     Ok(made.rows_affected())
 }
 
 async fn url_taken(pool: &PgPool, group: &GroupName, url: &EndpointUrl) -> sqlx::Result<Option<Created>> {
-    let by: Option<EndpointId> = sqlx::query_scalar(
+    Ok(with_url(pool, group, url).await?.map(|by| Created::UrlTaken { by }))
+}
+
+/// The group's endpoint with this URL.
+///
+/// # Errors
+/// PostgreSQL is away.
+pub async fn with_url(
+    pool: &PgPool,
+    group: &GroupName,
+    url: &EndpointUrl,
+) -> sqlx::Result<Option<EndpointId>> {
+    sqlx::query_scalar(
         "select e.id from endpoint e join consumer_group g on g.id = e.group_id
          where g.name = $1 and g.deleted_at is null and e.url = $2 and e.status <> 'deleted'",
     )
     .bind(group.as_ref())
     .bind(url.as_str())
     .fetch_optional(pool)
-    .await?;
-    Ok(by.map(|by| Created::UrlTaken { by }))
+    .await
 }
 
 /// # Errors
@@ -169,7 +196,9 @@ async fn url_taken(pool: &PgPool, group: &GroupName, url: &EndpointUrl) -> sqlx:
 pub async fn get(pool: &PgPool, group: &GroupName, id: EndpointId) -> sqlx::Result<Option<Endpoint>> {
     sqlx::query_as(
         "select e.id, e.url, e.description, s.event_types, s.sources, e.headers, e.timeout_ms,
-                e.max_in_flight, e.retry, e.status, e.disabled_reason, e.created_at, e.updated_at
+                e.max_in_flight, e.rate_per_second, e.retry, e.auth, e.status, e.disabled_reason, e.version,
+                (select p.created_at from parked p where p.endpoint_id = e.id and p.to_position is null)
+                    as parked_at, e.created_at, e.updated_at
          from endpoint e
          join consumer_group g on g.id = e.group_id
          join subscription s on s.endpoint_id = e.id and s.to_position is null
@@ -193,7 +222,9 @@ pub async fn list(
 ) -> sqlx::Result<Vec<Endpoint>> {
     sqlx::query_as(
         "select e.id, e.url, e.description, s.event_types, s.sources, e.headers, e.timeout_ms,
-                e.max_in_flight, e.retry, e.status, e.disabled_reason, e.created_at, e.updated_at
+                e.max_in_flight, e.rate_per_second, e.retry, e.auth, e.status, e.disabled_reason, e.version,
+                (select p.created_at from parked p where p.endpoint_id = e.id and p.to_position is null)
+                    as parked_at, e.created_at, e.updated_at
          from endpoint e join subscription s on s.endpoint_id = e.id and s.to_position is null
          where e.group_id = $1 and e.status <> 'deleted' and e.id < $2
          order by e.id desc limit $3",

@@ -17,12 +17,14 @@ pub struct Target {
     pub paused: bool,
     /// The live feed leaves this endpoint out at this event; a catch-up will bring it.
     pub parked: bool,
+    /// It lies in an interval that somebody chose to do without.
+    skipped: bool,
     /// From here on only where it was tried, or deferred.
     pub status: Option<String>,
     pub attempt_total: Option<i32>,
     pub next_attempt_at: Option<DateTime<Utc>>,
     pub last_status_code: Option<i32>,
-    pub last_error: Option<String>,
+    last_error: Option<String>,
     pub updated_at: Option<DateTime<Utc>>,
     event_type: String,
     source: String,
@@ -31,9 +33,16 @@ pub struct Target {
 }
 
 impl Target {
-    /// The status that it has, or would have had the relay come to it: `pending`.
+    /// The status that it has, or would have had the relay come to it: `pending`, or `dead` where it is skipped.
     pub fn status(&self) -> &str {
-        self.status.as_deref().unwrap_or("pending")
+        self.status.as_deref().unwrap_or(if self.skipped { "dead" } else { "pending" })
+    }
+
+    pub fn last_error(&self) -> Option<&str> {
+        match (&self.status, &self.last_error) {
+            (None, _) if self.skipped => Some("skipped"),
+            (_, error) => error.as_deref(),
+        }
     }
 
     /// What it waits for; nothing if it is settled.
@@ -67,6 +76,8 @@ pub async fn targets(pool: &PgPool, id: EventId, only: Option<EndpointId>) -> sq
         "select e.id as endpoint_id, g.name as \"group\", g.paused_at is not null as paused,
                 exists (select from parked p where p.endpoint_id = e.id
                         and p.from_position < v.position and p.to_position is null) as parked,
+                exists (select from parked p where p.endpoint_id = e.id and p.skipped
+                        and p.from_position < v.position and p.to_position >= v.position) as skipped,
                 d.status, d.attempt_total, d.next_attempt_at, d.last_status_code, d.last_error, d.updated_at,
                 v.event_type, v.source, s.event_types, s.sources
          from event v
