@@ -239,3 +239,21 @@ fn every_crate_takes_the_workspace_lints() {
         assert!(manifest.contains("[lints]\nworkspace = true"), "{name}/Cargo.toml");
     }
 }
+
+#[test]
+fn the_image_is_built_with_all_that_the_binary_embeds() {
+    let context = std::fs::read_to_string(root().join(".dockerignore")).unwrap();
+    for file in rust().iter().filter(|file| !file.is_test()) {
+        let code = file.text.split("\n#[cfg(test)]").next().unwrap();
+        for embedded in code.split("include_str!(\"").skip(1).filter_map(|rest| rest.split('"').next()) {
+            let outside = embedded.trim_start_matches("../");
+            let top = outside.split('/').next().unwrap();
+            let is_near = !embedded.starts_with("../");
+            assert!(
+                is_near || !root().join(top).exists() || context.contains(&format!("!{top}\n")),
+                "{}: {embedded} is not in .dockerignore",
+                file.path
+            );
+        }
+    }
+}
