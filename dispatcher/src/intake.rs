@@ -20,7 +20,7 @@ use eventrail_core::rail::entry::Read;
 use eventrail_core::rail::intake::{self, From};
 use eventrail_core::rail::rate::{self, Turns};
 use eventrail_core::rail::ready::Hint;
-use eventrail_core::rail::schedule::Member;
+use eventrail_core::rail::schedule::{self, Member};
 use eventrail_core::verdict::Verdict;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -541,7 +541,8 @@ impl Intake {
             let member = work.member();
             return self.send(Item::Unschedule { member, group: work.group });
         }
-        self.put_off(work, now + Duration::from_secs(60));
+        // Beyond the horizon: it does not stand in the ZSET, so that enabling the endpoint finds it there at once.
+        self.put_off(work, now + schedule::HORIZON + Duration::from_secs(30));
     }
 
     /// The endpoint was deleted: nothing is owed to it. A row that waits for it ends.

@@ -11,3 +11,4 @@ mod kinds_of_failure;
 mod rail;
 mod requests;
 mod retries;
+mod wishes;

@@ -185,6 +185,17 @@ pub async fn enable(
         skip_waiting(&mut transaction, id).await?;
     }
     transaction.commit().await?;
+    if backlog == Backlog::Deliver {
+        // What was deferred while the endpoint was disabled is due now. Not under the log lock, and no harm if
+        // we die before it: it would be due a little later.
+        sqlx::query(
+            "update delivery set next_attempt_at = now(), updated_at = now()
+             where endpoint_id = $1 and status = 'pending' and next_attempt_at > now()",
+        )
+        .bind(id)
+        .execute(pool)
+        .await?;
+    }
     Ok(Changed::Changed)
 }
 
