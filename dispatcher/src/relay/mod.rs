@@ -8,13 +8,11 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use eventrail_core::db::{feed, lease, tail, topology};
+use eventrail_core::db::{lease, tail};
 use eventrail_core::metrics as names;
 use eventrail_core::rail::keys::Keys;
 use eventrail_core::rail::link::Link;
-use eventrail_core::rail::ready::{self, Hint};
-use eventrail_core::rail::stream::{self, Appended};
-use futures_util::future::join_all;
+use eventrail_core::rail::ready::Hint;
 use redis::aio::ConnectionManager;
 use sqlx::PgPool;
 use tokio::sync::mpsc;
@@ -24,9 +22,11 @@ use feeds::FeedState;
 use loader::Loader;
 use targets::Topology;
 
+mod append;
 mod feeds;
 mod loader;
 mod passes;
+mod resync;
 mod targets;
 
 const LEASE: Duration = Duration::from_secs(6);
@@ -233,75 +233,6 @@ impl Relay {
         Ok(events.len())
     }
 
-    /// Reads topology and head in one snapshot, and takes over what has changed.
-    async fn read_topology(&mut self) -> anyhow::Result<(i64, Vec<tail::LoggedEvent>)> {
-        let mut transaction = self.pool.begin_with("begin isolation level repeatable read read only").await?;
-        let snapshot = topology::read(&mut transaction).await?;
-        let (version, events) = tail::read_head(&mut *transaction, self.head, BATCH as i64).await?;
-        transaction.commit().await?;
-        self.topology = Topology::new(&snapshot);
-        let mut gone = std::mem::take(&mut self.feeds);
-        for row in snapshot.feeds {
-            let state = match gone.remove(&row.id) {
-                Some(state) if state.feed.epoch == row.epoch => state,
-                _ => FeedState::new(row, &self.config.keys),
-            };
-            self.feeds.insert(state.feed.id, state);
-        }
-        self.delete_streams(gone.into_values().collect()).await?;
-        Ok((version, events))
-    }
-
-    /// Compares each feed that is not known with its stream and its record, and checks that the stream's
-    /// tail is the log's: if a backup was restored, or positions were given again, the feed gets a new epoch.
-    async fn resync(&mut self) -> anyhow::Result<()> {
-        let unknown: Vec<i64> =
-            self.feeds.values().filter(|feed| !feed.known).map(|feed| feed.feed.id).take(200).collect();
-        if unknown.is_empty() {
-            return Ok(());
-        }
-        let redis = &self.redis;
-        let inspections = unknown.iter().filter_map(|id| self.feeds.get(id)).map(|state| {
-            let (mut redis, stream) = (redis.clone(), state.stream.clone());
-            async move { stream::inspect(&mut redis, &stream).await }
-        });
-        // The record is read after the stream: what settles in between only moves it forward.
-        let standings = join_all(inspections).await.into_iter().collect::<Result<Vec<_>, _>>()?;
-        let cursors: HashMap<i64, feed::Cursor> = feed::cursors(&self.pool, &unknown)
-            .await?
-            .into_iter()
-            .map(|cursor| (cursor.id, cursor))
-            .collect();
-        let tails: Vec<i64> = standings.iter().flatten().map(|standing| standing.tail).collect();
-        let log: HashMap<i64, _> = tail::ids_at(&self.pool, &tails).await?.into_iter().collect();
-        for (id, standing) in unknown.iter().zip(&standings) {
-            let (Some(state), Some(cursor)) = (self.feeds.get_mut(id), cursors.get(id)) else { continue };
-            if cursor.epoch != state.feed.epoch {
-                continue;
-            }
-            if let Some(standing) = standing {
-                let fits = standing.tail == 0
-                    || standing.tail_event.is_some()
-                        && standing.tail_event.as_ref() == log.get(&standing.tail)
-                    || standing.tail <= cursor.settled_position && !log.contains_key(&standing.tail);
-                if !fits {
-                    tracing::warn!(feed.id = id, feed.group = %state.feed.group, tail = standing.tail,
-                        "the stream's tail is not the log's: new epoch");
-                    feed::begin_epoch(&self.pool, *id, state.feed.epoch).await?;
-                    continue;
-                }
-            } else {
-                self.loader.reload();
-            }
-            state.resume(cursor.settled_position, standing.as_ref());
-            if state.feed.epoch > 0 {
-                let old = passes::previous_stream(&self.config.keys, &state.feed);
-                stream::delete(&mut self.redis, &[old]).await?;
-            }
-        }
-        Ok(())
-    }
-
     /// Reads the log for feeds that have fallen behind, a batch at a time and each in turn. Feeds that lag
     /// within the same batch share it.
     async fn help_lagging(&mut self) -> anyhow::Result<bool> {
@@ -349,78 +280,4 @@ impl Relay {
         }
         Ok(helped)
     }
-
-    /// Appends what the feeds have waiting, to all streams at once, and tells the dispatchers.
-    async fn append_waiting(&mut self) -> anyhow::Result<()> {
-        let now = Instant::now();
-        let due = |feed: &&mut FeedState| {
-            feed.known && !feed.waiting.is_empty() && feed.full_until.is_none_or(|until| until <= now)
-        };
-        let (redis, topology, window) = (&self.redis, &self.topology, self.config.window as usize);
-        let appends = self.feeds.values_mut().filter(due).map(|state| {
-            let mut redis = redis.clone();
-            let room = (window / topology.widest_entry(state.feed.group_id)).max(10) as u64;
-            async move {
-                let outcome = append_all(&mut redis, state, room).await;
-                (state, outcome)
-            }
-        });
-        let mut hints = Vec::new();
-        let mut failed = None;
-        for (state, outcome) in join_all(appends).await {
-            match outcome {
-                Ok(appended) if appended > 0 => hints.push(state.hint()),
-                Ok(_) => {}
-                Err(error) => failed = Some(error),
-            }
-        }
-        for hint in &hints {
-            let _ = self.hints.send(hint.clone());
-        }
-        ready::publish(&mut self.redis, &self.config.keys.ready(), &hints).await?;
-        failed.map_or(Ok(()), |error| Err(error.into()))
-    }
-}
-
-/// Appends a feed's waiting entries as far as its stream has room; answers how many. A refused append makes
-/// the feed unknown: it is compared again.
-async fn append_all(
-    redis: &mut ConnectionManager,
-    state: &mut FeedState,
-    room: u64,
-) -> redis::RedisResult<usize> {
-    let mut appended = 0;
-    state.full_until = None;
-    while appended < state.waiting.len() {
-        let end = state.waiting.len().min(appended + APPEND_BATCH);
-        let batch = &state.waiting[appended..end];
-        let outcome = stream::append(redis, &state.stream, state.tail, room, batch).await;
-        match outcome {
-            Ok(Appended::Done { .. }) => {
-                state.tail = batch.last().map(|entry| entry.position);
-                state.dirty = true;
-                appended = end;
-            }
-            Ok(Appended::Full { .. }) => {
-                state.full_until = Some(Instant::now() + FULL_PAUSE);
-                break;
-            }
-            Ok(refused @ (Appended::Refused { .. } | Appended::Missing)) => {
-                tracing::info!(feed.id = state.feed.id, feed.group = %state.feed.group, ?refused, expected = state.tail,
-                    "append refused: the stream is compared with the record again");
-                metrics::counter!(names::RELAY_APPENDS_REFUSED).increment(1);
-                state.known = false;
-                state.waiting.clear();
-                return Ok(appended);
-            }
-            Err(error) => {
-                state.known = false;
-                state.waiting.clear();
-                return Err(error);
-            }
-        }
-    }
-    state.waiting.drain(..appended);
-    metrics::counter!(names::RELAY_ENTRIES_APPENDED).increment(appended as u64);
-    Ok(appended)
 }

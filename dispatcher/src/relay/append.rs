@@ -1,0 +1,88 @@
+//! Appending what the feeds have waiting, and telling the dispatchers.
+
+use std::time::Instant;
+
+use eventrail_core::metrics as names;
+use eventrail_core::rail::ready;
+use eventrail_core::rail::stream::{self, Appended};
+use futures_util::future::join_all;
+use redis::aio::ConnectionManager;
+
+use super::feeds::FeedState;
+use super::{APPEND_BATCH, FULL_PAUSE, Relay};
+
+impl Relay {
+    /// Appends what the feeds have waiting, to all streams at once, and tells the dispatchers.
+    pub(super) async fn append_waiting(&mut self) -> anyhow::Result<()> {
+        let now = Instant::now();
+        let due = |feed: &&mut FeedState| {
+            feed.known && !feed.waiting.is_empty() && feed.full_until.is_none_or(|until| until <= now)
+        };
+        let (redis, topology, window) = (&self.redis, &self.topology, self.config.window as usize);
+        let appends = self.feeds.values_mut().filter(due).map(|state| {
+            let mut redis = redis.clone();
+            let room = (window / topology.widest_entry(state.feed.group_id)).max(10) as u64;
+            async move {
+                let outcome = append_all(&mut redis, state, room).await;
+                (state, outcome)
+            }
+        });
+        let mut hints = Vec::new();
+        let mut failed = None;
+        for (state, outcome) in join_all(appends).await {
+            match outcome {
+                Ok(appended) if appended > 0 => hints.push(state.hint()),
+                Ok(_) => {}
+                Err(error) => failed = Some(error),
+            }
+        }
+        for hint in &hints {
+            let _ = self.hints.send(hint.clone());
+        }
+        ready::publish(&mut self.redis, &self.config.keys.ready(), &hints).await?;
+        failed.map_or(Ok(()), |error| Err(error.into()))
+    }
+}
+
+/// Appends a feed's waiting entries as far as its stream has room; answers how many. A refused append makes
+/// the feed unknown: it is compared again.
+async fn append_all(
+    redis: &mut ConnectionManager,
+    state: &mut FeedState,
+    room: u64,
+) -> redis::RedisResult<usize> {
+    let mut appended = 0;
+    state.full_until = None;
+    while appended < state.waiting.len() {
+        let end = state.waiting.len().min(appended + APPEND_BATCH);
+        let batch = &state.waiting[appended..end];
+        let outcome = stream::append(redis, &state.stream, state.tail, room, batch).await;
+        match outcome {
+            Ok(Appended::Done { .. }) => {
+                state.tail = batch.last().map(|entry| entry.position);
+                state.dirty = true;
+                appended = end;
+            }
+            Ok(Appended::Full { .. }) => {
+                state.full_until = Some(Instant::now() + FULL_PAUSE);
+                break;
+            }
+            Ok(refused @ (Appended::Refused { .. } | Appended::Missing)) => {
+                tracing::info!(feed.id = state.feed.id, feed.group = %state.feed.group, ?refused, expected = state.tail,
+                    "append refused: the stream is compared with the record again");
+                metrics::counter!(names::RELAY_APPENDS_REFUSED).increment(1);
+                state.known = false;
+                state.waiting.clear();
+                return Ok(appended);
+            }
+            Err(error) => {
+                state.known = false;
+                state.waiting.clear();
+                return Err(error);
+            }
+        }
+    }
+    state.waiting.drain(..appended);
+    metrics::counter!(names::RELAY_ENTRIES_APPENDED).increment(appended as u64);
+    Ok(appended)
+}
