@@ -3,11 +3,12 @@
 
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
+use chrono::{DateTime, Utc};
 use eventrail_core::event::IdempotencyKey;
 use eventrail_core::group::GroupName;
 use eventrail_core::ids::{EndpointId, EventId};
-use serde::Deserialize;
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, Error as _};
+use serde::{Deserialize, Deserializer};
 use utoipa::IntoParams;
 
 use crate::problem::{Kind, Problem};
@@ -55,6 +56,11 @@ pub(crate) struct PageQuery {
 }
 
 impl PageQuery {
+    /// For lists that have filters as well: Serde can't refuse unknown names through a flattened struct.
+    pub(crate) fn new(limit: Option<i64>, cursor: Option<String>) -> Self {
+        Self { limit, cursor }
+    }
+
     pub(crate) fn limit(&self) -> Result<i64, Problem> {
         match self.limit.unwrap_or(50) {
             limit @ 1..=500 => Ok(limit),
@@ -69,6 +75,22 @@ impl PageQuery {
             Problem::new(Kind::InvalidQuery, "`cursor` must be a `next_cursor` of this list")
         })?;
         Ok(Some(place))
+    }
+}
+
+/// A time of a query: RFC 3339 with any offset. A `+` that was not escaped has become a space.
+pub(crate) struct Time(pub(crate) DateTime<Utc>);
+
+impl<'de> Deserialize<'de> for Time {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let read = DateTime::parse_from_rfc3339(&text).or_else(|error| match text.rsplit_once(' ') {
+            Some((time, offset)) => DateTime::parse_from_rfc3339(&format!("{time}+{offset}")),
+            None => Err(error),
+        });
+        let at = read.map_err(|_| D::Error::custom("times are RFC 3339, such as 2026-01-31T12:00:00Z"))?;
+        // There is nothing before 1970, and ids can't say so.
+        Ok(Self(at.to_utc().max(DateTime::UNIX_EPOCH)))
     }
 }
 

@@ -18,6 +18,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::time::{Instant, timeout};
 
 use self::link::Link;
+use crate::kinds::Kinds;
 use crate::problem::{Kind, Problem};
 
 mod link;
@@ -88,7 +89,8 @@ impl Ingest {
     pub(crate) fn new(options: PgConnectOptions, doorbell: Doorbell) -> (Self, Writer) {
         let (queue, waiting) = mpsc::channel(QUEUED_UNITS);
         let room = Arc::new(Semaphore::new(QUEUED_KIB));
-        let writer = Writer { waiting, carried: None, link: Link::new(options), doorbell };
+        let writer =
+            Writer { waiting, carried: None, link: Link::new(options), doorbell, kinds: Kinds::default() };
         (Self { queue, room }, writer)
     }
 
@@ -114,9 +116,15 @@ pub(crate) struct Writer {
     carried: Option<Unit>,
     link: Link,
     doorbell: Doorbell,
+    kinds: Kinds,
 }
 
 impl Writer {
+    /// What it has seen.
+    pub(crate) fn kinds(&self) -> Kinds {
+        self.kinds.clone()
+    }
+
     pub(crate) async fn run(mut self) {
         let mut units = Vec::new();
         while self.gather(&mut units).await {
@@ -191,6 +199,7 @@ impl Writer {
         metrics::histogram!(INGEST_BATCH_EVENTS).record(events.len() as f64);
         self.link.used();
         self.count(&appended);
+        self.kinds.note(&events, &appended);
         Ok(appended)
     }
 

@@ -29,6 +29,7 @@ mod caller;
 mod extract;
 mod ingest;
 mod keyring;
+mod kinds;
 mod observe;
 pub mod openapi;
 pub mod problem;
@@ -126,11 +127,16 @@ pub async fn serve_on(
     deps: Deps,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
+    let pool = deps.pool.clone();
     let (api, writer) = Api::new(config, deps)?;
+    let written = CancellationToken::new();
+    let noting = tokio::spawn(writer.kinds().run(pool, written.clone()));
     let writer = tokio::spawn(writer.run());
     // The writer ends by itself when the last handler's end is dropped, with this router.
     server::run(listener, router(api), &shutdown).await?;
     writer.await?;
+    written.cancel();
+    noting.await?;
     Ok(())
 }
 

@@ -4,7 +4,7 @@
 use std::borrow::Cow;
 
 use serde::Deserialize;
-use utoipa::openapi::schema::{AdditionalProperties, Object, ObjectBuilder, Schema, Type};
+use utoipa::openapi::schema::{AdditionalProperties, Object, ObjectBuilder, Schema, SchemaType, Type};
 use utoipa::openapi::{RefOr, SchemaFormat};
 use utoipa::{PartialSchema, ToSchema};
 
@@ -66,7 +66,7 @@ text!(Description, "Text for people, without NUL", "^[^\\x00]*$", 1024, "Invoice
 text!(
     Secret,
     "A signing secret of Standard Webhooks: 24 to 64 bytes in base64 after `whsec_`",
-    "^whsec_[A-Za-z0-9+/]{32,86}={0,2}$",
+    "^whsec_([A-Za-z0-9+/]{4}){8,20}([A-Za-z0-9+/]{4}|([A-Za-z0-9+/]{4})?[A-Za-z0-9+/][AQgw](==)?|[A-Za-z0-9+/]{2}[AEIMQUYcgkosw048]=?)?$",
     94,
     "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 );
@@ -117,18 +117,32 @@ impl ToSchema for CustomHeaders {
     }
 }
 
-/// How retries differ from what is inherited.
-#[derive(Deserialize, ToSchema)]
-#[serde(untagged)]
-pub(crate) enum RetryOverride {
-    Backoff(RetryBackoff),
-    Schedule(RetrySchedule),
+/// Headers of an endpoint's own, as a PATCH changes them (RFC 7396).
+pub(crate) struct CustomHeadersPatch;
+
+impl PartialSchema for CustomHeadersPatch {
+    fn schema() -> RefOr<Schema> {
+        let value = ObjectBuilder::from(Object::default()).max_length(Some(4096));
+        let value = value.schema_type(SchemaType::from_iter([Type::String, Type::Null]));
+        ObjectBuilder::from(Object::with_type(Type::Object))
+            .description(Some("Headers to add or change; null takes one away"))
+            .additional_properties(Some(AdditionalProperties::RefOr(value.into())))
+            .examples([serde_json::json!({"x-tenant": "acme", "x-old": null})])
+            .into()
+    }
 }
 
-/// Delays that double, spread by a fifth both ways.
+impl ToSchema for CustomHeadersPatch {
+    fn name() -> Cow<'static, str> {
+        "CustomHeadersPatch".into()
+    }
+}
+
+/// How retries differ from what is inherited: delays that double, spread by a fifth both ways, or a schedule,
+/// which stands alone.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-pub(crate) struct RetryBackoff {
+pub(crate) struct RetryOverride {
     #[schema(maximum = 50)]
     max_retries: Option<u32>,
     /// Before the first retry; at most `max_backoff_ms`.
@@ -136,14 +150,9 @@ pub(crate) struct RetryBackoff {
     base_backoff_ms: Option<u64>,
     #[schema(minimum = 1, maximum = 2_592_000_000_u64)]
     max_backoff_ms: Option<u64>,
-}
-
-/// One delay for each retry.
-#[derive(Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct RetrySchedule {
-    #[schema(value_type = Vec<RetryDelay>, min_items = 1, max_items = 50)]
-    schedule_seconds: Vec<u64>,
+    /// One delay for each retry.
+    #[schema(value_type = Option<Vec<RetryDelay>>, min_items = 1, max_items = 50)]
+    schedule_seconds: Option<Vec<u64>>,
 }
 
 /// Seconds, up to 30 days.

@@ -23,8 +23,10 @@ mod documents;
 mod endpoint_actions;
 mod endpoint_body;
 mod endpoints;
+mod event_types;
 mod events;
 mod groups;
+mod lists;
 mod probes;
 
 const RESOLVE_DEADLINE: Duration = Duration::from_secs(2);
@@ -39,10 +41,12 @@ pub(crate) fn router() -> Router<Api> {
 /// All routes, with what [`openapi`] says of them.
 pub(crate) fn routes() -> OpenApiRouter<Api> {
     OpenApiRouter::with_openapi(openapi::base())
-        .routes(routes!(events::create_event))
+        .routes(routes!(events::create_event, lists::list_events))
         .routes(routes!(batch::create_events))
         .routes(routes!(events::get_event))
+        .routes(routes!(event_types::list_event_types))
         .routes(routes!(deliveries::list_event_deliveries))
+        .routes(routes!(lists::list_deliveries))
         .routes(routes!(deliveries::get_delivery))
         .routes(routes!(deliveries::retry_delivery))
         .routes(routes!(groups::create_group, groups::list_groups))
