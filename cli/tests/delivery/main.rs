@@ -11,4 +11,5 @@ mod kinds_of_failure;
 mod rail;
 mod requests;
 mod retries;
+mod whereabouts;
 mod wishes;
