@@ -4,7 +4,10 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
+/// Of the header's value.
 const LONGEST: usize = 1024;
+/// Of a username and of a password, in characters.
+const LONGEST_PART: usize = 300;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidCredentials {
@@ -12,7 +15,7 @@ pub enum InvalidCredentials {
     Basic,
     #[error("must have a token of visible ASCII")]
     Bearer,
-    #[error("must be at most {LONGEST} bytes")]
+    #[error("must be at most {LONGEST} bytes, the username and the password {LONGEST_PART} characters each")]
     TooLong,
 }
 
@@ -34,6 +37,9 @@ impl Credentials {
         let is_plain = |text: &str| !text.chars().any(char::is_control);
         if username.is_empty() || username.contains(':') || !is_plain(username) || !is_plain(password) {
             return Err(InvalidCredentials::Basic);
+        }
+        if [username, password].iter().any(|part| part.chars().count() > LONGEST_PART) {
+            return Err(InvalidCredentials::TooLong);
         }
         Self::bounded(format!("Basic {}", STANDARD.encode(format!("{username}:{password}"))))
     }

@@ -70,7 +70,7 @@ pub(super) struct EndpointPatch {
     event_types: Option<Vec<Pattern>>,
     #[schema(value_type = Option<Vec<schema::Source>>, max_items = 100)]
     sources: Option<Vec<Source>>,
-    #[schema(value_type = Option<schema::CustomHeaders>)]
+    #[schema(value_type = Option<schema::CustomHeadersPatch>)]
     headers: Option<CustomHeaders>,
     #[schema(minimum = 100, maximum = 60_000)]
     timeout_ms: Option<i64>,
@@ -94,7 +94,7 @@ enum AuthBody {
         password: String,
     },
     Bearer {
-        #[schema(min_length = 1, max_length = 1000, pattern = "^[!-~]+$")]
+        #[schema(min_length = 1, max_length = 1017, pattern = "^[!-~]+$")]
         token: String,
     },
 }
