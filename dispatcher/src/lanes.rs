@@ -13,6 +13,8 @@ use eventrail_core::ids::EndpointId;
 use crate::breaker::{Breaker, Permission};
 use crate::work::{Origin, Work};
 
+/// Seconds' worth of work that waits for an endpoint with a rate.
+const RATED_SECONDS: usize = 2;
 /// How long work that finds no room had better stay away.
 const PAUSE: Duration = Duration::from_secs(1);
 /// Work that waits for one endpoint before its feed is left unread.
@@ -25,12 +27,15 @@ pub(crate) const HARD_LIMIT: usize = 2048;
 pub(crate) struct Limits {
     pub(crate) group_id: i64,
     pub(crate) max_in_flight: usize,
-    pub(crate) has_rate: bool,
+    pub(crate) rate_per_second: Option<u32>,
 }
 
 #[derive(Default)]
 struct Lane {
     limits: Limits,
+    /// What a rate has no room for is sent away until then, one after the other, so that it comes back at
+    /// that rate.
+    paced_until: Option<Instant>,
     /// Requests that the shared rate allows now; asked for again when they are used up, not before this time.
     turns: usize,
     more_turns_at: Option<Instant>,
@@ -106,7 +111,7 @@ impl Lanes {
     pub(crate) fn room(&self, endpoint: EndpointId, now: Instant) -> Option<usize> {
         let Some(lane) = self.lanes.get(&endpoint) else { return Some(SOFT_LIMIT) };
         match lane.permission(now) {
-            Permission::Yes => Some(SOFT_LIMIT.saturating_sub(lane.waiting.len())),
+            Permission::Yes => Some(lane.most_waiting().min(SOFT_LIMIT).saturating_sub(lane.waiting.len())),
             Permission::Probe => Some(1_usize.saturating_sub(lane.waiting.len())),
             Permission::Wait | Permission::NotBefore(_) => None,
         }
@@ -117,7 +122,7 @@ impl Lanes {
     pub(crate) fn put(&mut self, work: Work, limits: &Limits, now: Instant) -> Put {
         let lane = self.lanes.entry(work.endpoint_id).or_default();
         lane.limits = *limits;
-        if limits.has_rate {
+        if limits.rate_per_second.is_some() {
             self.rated.insert(work.endpoint_id);
         }
         if !matches!(work.origin, Origin::CatchUp(_)) {
@@ -126,7 +131,7 @@ impl Lanes {
                 Permission::Wait => Some(lane.breaker.back_at(now) + PAUSE),
                 Permission::Probe if !lane.waiting.is_empty() => Some(now + PAUSE),
                 _ if lane.waiting.len() >= HARD_LIMIT => Some(now + PAUSE),
-                _ => None,
+                _ => lane.paced(now),
             };
             if let Some(at) = back_at {
                 return Put::Refused(work, at);
@@ -150,7 +155,7 @@ impl Lanes {
             let Some(lane) = self.lanes.get_mut(&endpoint) else { continue };
             let of_group = self.in_flight_of_group.entry(lane.limits.group_id).or_default();
             let allowed = matches!(lane.permission(now), Permission::Yes | Permission::Probe)
-                && (lane.turns > 0 || !lane.limits.has_rate);
+                && (lane.turns > 0 || lane.limits.rate_per_second.is_none());
             if lane.waiting.is_empty() || !allowed || lane.in_flight >= lane.limits.max_in_flight {
                 // It comes back when its attempt ends, or when its time has come.
                 lane.in_ring = false;
@@ -217,7 +222,7 @@ impl Lanes {
             let Some(lane) = self.lanes.get_mut(endpoint) else { continue };
             let due = lane.more_turns_at.is_none_or(|at| at <= now);
             if due
-                && lane.limits.has_rate
+                && lane.limits.rate_per_second.is_some()
                 && !lane.asked_for_turns
                 && lane.turns == 0
                 && !lane.waiting.is_empty()
@@ -277,6 +282,22 @@ impl Lanes {
 }
 
 impl Lane {
+    /// How much may wait here before more would wait for long.
+    fn most_waiting(&self) -> usize {
+        self.limits.rate_per_second.map_or(HARD_LIMIT, |rate| rate.max(1) as usize * RATED_SECONDS)
+    }
+
+    /// When more work had better come, if so much waits already that the endpoint's rate keeps it here for long.
+    fn paced(&mut self, now: Instant) -> Option<Instant> {
+        let rate = self.limits.rate_per_second?.max(1);
+        if self.waiting.len() < self.most_waiting() {
+            return None;
+        }
+        let at = self.paced_until.unwrap_or(now).max(now + PAUSE);
+        self.paced_until = Some(at + Duration::from_secs(1) / rate);
+        Some(at)
+    }
+
     fn permission(&self, now: Instant) -> Permission {
         match (self.breaker.ask(now), self.quiet_until) {
             (Permission::Yes | Permission::Probe, Some(until)) if until > now => Permission::NotBefore(until),
@@ -334,7 +355,7 @@ mod tests {
     }
 
     fn limits(group_id: i64, max_in_flight: usize) -> Limits {
-        Limits { group_id, max_in_flight, has_rate: false }
+        Limits { group_id, max_in_flight, rate_per_second: None }
     }
 
     fn fill(lanes: &mut Lanes, endpoint: EndpointId, group: i64, count: usize, now: Instant) {
@@ -419,7 +440,7 @@ mod tests {
     #[test]
     fn a_rated_lane_starts_as_many_as_it_has_turns() {
         let (mut lanes, now, endpoint) = (Lanes::new(512), Instant::now(), EndpointId::generate());
-        let rated = Limits { has_rate: true, ..limits(1, 100) };
+        let rated = Limits { rate_per_second: Some(50), ..limits(1, 100) };
         for _ in 0..10 {
             lanes.put(work(endpoint, now), &rated, now);
         }
@@ -431,5 +452,18 @@ mod tests {
         assert_eq!(start_all(&mut lanes, now)[&endpoint], 3);
         assert!(lanes.want_turns(now).is_empty(), "not before its time");
         assert_eq!(lanes.want_turns(later), [(endpoint, 7)]);
+    }
+
+    #[test]
+    fn what_a_rate_has_no_room_for_comes_back_at_that_rate() {
+        let (mut lanes, now, endpoint) = (Lanes::new(512), Instant::now(), EndpointId::generate());
+        let rated = Limits { rate_per_second: Some(10), ..limits(1, 100) };
+        for _ in 0..20 {
+            assert!(matches!(lanes.put(work(endpoint, now), &rated, now), Put::Waits));
+        }
+        for n in 0..10_u32 {
+            let Put::Refused(_, at) = lanes.put(work(endpoint, now), &rated, now) else { panic!("{n}") };
+            assert_eq!(at - now, PAUSE + Duration::from_millis(100) * n);
+        }
     }
 }

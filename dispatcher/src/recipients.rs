@@ -76,7 +76,7 @@ impl Target {
         Limits {
             group_id: self.group_id,
             max_in_flight: self.max_in_flight as usize,
-            has_rate: self.rate_per_second.is_some(),
+            rate_per_second: self.rate_per_second,
         }
     }
 
