@@ -1,8 +1,9 @@
 //! EventRail's HTTP API.
 //!
-//! [`serve`] runs it. A request passes [`observe`] (id, deadline, metrics, problems), [`auth`], then one
-//! handler of [`routes`], which extracts, calls `eventrail_core::db`, and answers. Events go through
-//! [`ingest`], the group commit. All refusals are [`problem`]s.
+//! [`serve`] runs it. A request passes [`observe`] (id, deadline, metrics, problems), [`auth`] (who asks, by
+//! the [`keyring`]), then one handler of [`routes`], which states its role by what it extracts ([`caller`]),
+//! calls `eventrail_core::db`, and answers. Events go through [`ingest`], the group commit, beside which
+//! [`kinds`] notes their types. All refusals are [`problem`]s.
 
 use std::sync::Arc;
 

@@ -24,7 +24,7 @@ fn verifies(request: &Request, secret: &str) -> bool {
 }
 
 async fn patch(api: &Api, path: &str, body: &Value) {
-    Api::send(api.request("PATCH", path).json(body)).await.unwrap().expect(200);
+    let _ = Api::send(api.request("PATCH", path).json(body)).await.unwrap().expect(200);
 }
 
 #[tokio::test]
@@ -136,7 +136,7 @@ async fn a_paused_group_gets_nothing_and_then_everything_once() {
     rail.receiver.script("/paused", [Answer::status(500), Answer::status(500)]);
     let mut events = rail.post("a.b", 2).await;
     rail.arrived("/paused", 2).await;
-    rail.api.post("/consumer-groups/orders/pause", &json!({})).await.expect(200);
+    let _ = rail.api.post("/consumer-groups/orders/pause", &json!({})).await.expect(200);
     // Dispatchers hear of it within a second; what goes out until then is not what is asked here.
     let quiet_since = eventually(async || {
         let before = rail.receiver.count_to("/paused");
@@ -154,7 +154,7 @@ async fn a_paused_group_gets_nothing_and_then_everything_once() {
     assert_exactly_once(&rail.arrived("/beside", events.len()).await, &events, &beside);
     assert_eq!(rail.receiver.count_to("/paused"), quiet_since, "nothing goes to a paused group");
 
-    rail.api.post("/consumer-groups/orders/resume", &json!({})).await.expect(200);
+    let _ = rail.api.post("/consumer-groups/orders/resume", &json!({})).await.expect(200);
     rail.arrived("/paused", events.len() + 2).await;
     rail.stack.assert_settled_within(crate::rail::LONG).await;
     let delivered: i64 = rail
@@ -173,14 +173,14 @@ async fn an_endpoint_that_is_enabled_again_gets_its_backlog_or_skips_it() {
     let path =
         |endpoint: &str, action: &str| format!("/consumer-groups/default/endpoints/{endpoint}/{action}");
     for endpoint in [&kept, &skipped] {
-        rail.api.post(&path(&endpoint.id, "disable"), &json!({})).await.expect(200);
+        let _ = rail.api.post(&path(&endpoint.id, "disable"), &json!({})).await.expect(200);
     }
     for endpoint in [&kept, &skipped] {
         rail.until_parked(endpoint).await;
     }
     let events = rail.post("a.b", 500).await;
-    rail.api.post(&path(&kept.id, "enable"), &json!({ "backlog": "deliver" })).await.expect(200);
-    rail.api.post(&path(&skipped.id, "enable"), &json!({ "backlog": "skip" })).await.expect(200);
+    let _ = rail.api.post(&path(&kept.id, "enable"), &json!({ "backlog": "deliver" })).await.expect(200);
+    let _ = rail.api.post(&path(&skipped.id, "enable"), &json!({ "backlog": "skip" })).await.expect(200);
     assert_exactly_once(&rail.arrived("/kept", 500).await, &events, &kept);
     let later = rail.post("a.b", 10).await;
     assert_exactly_once(&rail.arrived("/skipped", 10).await, &later, &skipped);
@@ -194,7 +194,7 @@ async fn a_ping_reaches_a_disabled_endpoint_and_leaves_no_rows() {
     let rail = Rail::start(&[]).await;
     let endpoint = rail.endpoint("default", "/hook").await;
     let path = |action: &str| format!("/consumer-groups/default/endpoints/{}/{action}", endpoint.id);
-    rail.api.post(&path("disable"), &json!({})).await.expect(200);
+    let _ = rail.api.post(&path("disable"), &json!({})).await.expect(200);
     rail.receiver.script("/hook", [Answer::status(204), Answer::status(503)]);
     let good = rail.api.post(&path("test"), &json!({})).await.expect(200).body;
     let bad = rail.api.post(&path("test"), &json!({})).await.expect(200).body;

@@ -164,6 +164,14 @@ pub async fn enable(
     id: EndpointId,
     backlog: Backlog,
 ) -> sqlx::Result<Changed> {
+    if backlog == Backlog::Skip {
+        let mut connection = pool.acquire().await?;
+        if version_of(&mut connection, group, id).await?.is_none() {
+            return Ok(Changed::NotFound);
+        }
+        // Most of them before the lock is taken, for producers wait while it is held.
+        skip_waiting(&mut connection, id).await?;
+    }
     let mut transaction = change::begin(pool).await?;
     if version_of(&mut transaction, group, id).await?.is_none() {
         return Ok(Changed::NotFound);
@@ -313,7 +321,7 @@ pub(super) fn subject(group: &GroupName, id: EndpointId) -> String {
 }
 
 async fn version_of(
-    change: &mut PgConnection,
+    connection: &mut PgConnection,
     group: &GroupName,
     id: EndpointId,
 ) -> sqlx::Result<Option<i64>> {
@@ -323,6 +331,6 @@ async fn version_of(
     )
     .bind(group.as_ref())
     .bind(id)
-    .fetch_optional(change)
+    .fetch_optional(connection)
     .await
 }
