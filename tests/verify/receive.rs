@@ -1,3 +1,5 @@
+//! The Rust of docs/RECEIVERS.md, to the letter, so that a test can run it.
+
 use standardwebhooks::{Webhook, WebhookError};
 
 pub fn receive(secret: &str, body: &[u8], headers: &http::HeaderMap) -> Result<serde_json::Value, WebhookError> {
