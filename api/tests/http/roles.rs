@@ -1,4 +1,5 @@
-//! Each operation for each role: one table, which must name every operation of the specification.
+//! Each operation for each role: one table, which must name every operation of the specification. And what each
+//! refuses, whatever it does.
 
 use std::collections::BTreeSet;
 
@@ -54,7 +55,7 @@ const TABLE: &[(&str, [Door; 3])] = &[
     ("delete_group", [Forbidden, Forbidden, Forbidden]),
 ];
 
-/// Method and path of an operation, from the specification; `None` where it needs no key.
+/// Method and path of an operation, from the specification.
 fn find(document: &Value, id: &str) -> (String, String) {
     for (path, item) in document["paths"].as_object().unwrap() {
         for (method, operation) in item.as_object().unwrap() {
@@ -216,4 +217,46 @@ async fn lists_name_nothing_of_other_groups() {
     let (there, nowhere) =
         (api.get("/consumer-groups/theirs").await, api.get("/consumer-groups/nowhere").await);
     assert_eq!(there.body["detail"], nowhere.body["detail"], "nothing tells the two apart");
+}
+
+#[tokio::test]
+async fn each_operation_refuses_what_it_does_not_know() {
+    let document: Value = serde_json::from_str(&openapi::document_json()).unwrap();
+    let stack = Stack::start().await;
+    let Server { api, .. } = &Server::start(&stack).await;
+    api.create_group("ours").await;
+    let endpoint = api.create_endpoint("ours", "http://127.0.0.1:9/").await.id;
+    let event = api.post_event("a.b", "s", json!(1)).await;
+    let world = World { event, endpoint, key: "key_01h455vb4pex5vsknk084sn02q".into() };
+    for (id, _) in TABLE.iter().filter(|(id, _)| *id != "metrics") {
+        let (method, template) = find(&document, id);
+        let (path, body) = (world.path(&template), body(id));
+        let query = format!("{path}?bogus=1");
+        assert_problem(&call(api, (&method, &query), body.as_ref()).await, 400, "invalid-query");
+        for malformed in ["no-such-thing", "%00", "%ff", "-"] {
+            let parts: Vec<&str> = template
+                .split('/')
+                .map(|part| if part.starts_with('{') { malformed } else { part })
+                .collect();
+            if template.contains('{') {
+                let reply = call(api, (&method, &parts.join("/")), body.as_ref()).await;
+                let is_no_text = malformed == "%ff" && reply.status == 400;
+                assert!(reply.status == 404 || is_no_text, "{id} {malformed}: {}", reply.text);
+            }
+        }
+        if body.is_none() {
+            continue;
+        }
+        for (content_type, text, status, slug) in [
+            ("application/json", "{", 400, "invalid-json"),
+            ("application/json", r#"{"bogus": 1}"#, 422, "invalid-fields"),
+            ("application/json", "[]", 422, "invalid-fields"),
+            ("text/plain", "{}", 415, "unsupported-media-type"),
+        ] {
+            let request = api.request(&method, &path).header("content-type", content_type).body(text);
+            let reply = Api::send(request).await.unwrap();
+            assert_problem(&reply, status, slug);
+        }
+    }
+    assert!(api.get("/consumer-groups/ours").await.status == 200, "nothing was done");
 }
