@@ -93,7 +93,7 @@ create table parked (
     endpoint_id   uuid not null references endpoint,
     from_position bigint not null,
     to_position   bigint,
-    reason        text not null constraint parked_reason_known check (reason in ('deferred', 'disabled')),
+    reason        text not null constraint parked_reason_known check (reason in ('deferred', 'disabled', 'start')),
     created_at    timestamptz not null default now(),
     closed_at     timestamptz,
     constraint parked_interval check (to_position >= from_position)

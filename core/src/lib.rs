@@ -22,6 +22,7 @@ pub mod retry;
 pub mod secret;
 pub mod servers;
 pub mod signature;
+pub mod start;
 pub mod telemetry;
 #[cfg(feature = "testing")]
 pub mod testing;

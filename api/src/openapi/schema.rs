@@ -4,7 +4,9 @@
 use std::borrow::Cow;
 
 use serde::Deserialize;
-use utoipa::openapi::schema::{AdditionalProperties, Object, ObjectBuilder, Schema, SchemaType, Type};
+use utoipa::openapi::schema::{
+    AdditionalProperties, AnyOfBuilder, Object, ObjectBuilder, Schema, SchemaType, Type,
+};
 use utoipa::openapi::{RefOr, SchemaFormat};
 use utoipa::{PartialSchema, ToSchema};
 
@@ -153,6 +155,29 @@ pub(crate) struct RetryOverride {
     /// One delay for each retry.
     #[schema(value_type = Option<Vec<RetryDelay>>, min_items = 1, max_items = 50)]
     schedule_seconds: Option<Vec<u64>>,
+}
+
+/// From where on an endpoint is sent events.
+pub(crate) struct Start;
+
+impl PartialSchema for Start {
+    fn schema() -> RefOr<Schema> {
+        let word =
+            ObjectBuilder::from(Object::with_type(Type::String)).enum_values(Some(["latest", "earliest"]));
+        let time = ObjectBuilder::from(Object::with_type(Type::String))
+            .format(Some(SchemaFormat::KnownFormat(utoipa::openapi::KnownFormat::DateTime)));
+        let position = ObjectBuilder::from(Object::with_type(Type::Integer))
+            .minimum(Some(0))
+            .maximum(Some(9_223_372_036_854_775_807_u64));
+        let description = "`latest`, `earliest`, a time (RFC 3339) or a position of the log";
+        AnyOfBuilder::new().description(Some(description)).item(word).item(time).item(position).into()
+    }
+}
+
+impl ToSchema for Start {
+    fn name() -> Cow<'static, str> {
+        "Start".into()
+    }
 }
 
 /// Seconds, up to 30 days.

@@ -11,6 +11,7 @@ use eventrail_core::ids::EndpointId;
 use eventrail_core::matching::{Filter, Pattern};
 use eventrail_core::retry::RetryOverride;
 use eventrail_core::secret::Secret;
+use eventrail_core::start::Start;
 use eventrail_core::vault::Vault;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
@@ -55,6 +56,9 @@ pub(super) struct EndpointBody {
     /// Made by EventRail by default.
     #[schema(value_type = Option<schema::Secret>)]
     secret: Option<Secret>,
+    /// From where on it is sent events; `latest` by default.
+    #[schema(value_type = Option<schema::Start>)]
+    start: Option<Start>,
 }
 
 /// A merge patch of an endpoint, for the specification. See [`document`] for what it is applied to.
@@ -121,6 +125,7 @@ pub(super) struct Checked {
     retry: Option<RetryOverride>,
     auth: Option<Credentials>,
     pub(super) secret: Option<Secret>,
+    start: Start,
 }
 
 impl EndpointBody {
@@ -170,6 +175,7 @@ impl EndpointBody {
             retry: self.retry.map(|Object(retry)| retry),
             auth,
             secret: self.secret,
+            start: self.start.unwrap_or_default(),
         })
     }
 }
@@ -187,6 +193,7 @@ impl Checked {
             retry: self.retry,
             auth: self.auth,
             secret: self.secret.unwrap_or_else(Secret::generate),
+            start: self.start,
         }
     }
 

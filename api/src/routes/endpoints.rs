@@ -130,6 +130,9 @@ pub(super) async fn update_endpoint(
     if patch.names("secret") {
         return Err(Problem::field("/secret", "can't be changed here: rotate it"));
     }
+    if patch.names("start") {
+        return Err(Problem::field("/start", "can't be changed: it holds for a new endpoint only"));
+    }
     let author = caller.author("update_endpoint");
     let named: Vec<&str> = patch.0.keys().map(String::as_str).collect();
     for _ in 0..MOST_ROUNDS {

@@ -140,7 +140,8 @@ async fn bad_endpoints_are_refused_and_change_nothing() {
         (format!(r#"{{{url},"max_in_flight":99999999999}}"#), "/max_in_flight"),
         (format!(r#"{{{url},"retry":{{"schedule_seconds":[]}}}}"#), "/retry"),
         (format!(r#"{{{url},"secret":"whsec_short"}}"#), "/secret"),
-        (format!(r#"{{{url},"start":"earliest"}}"#), "/start"),
+        (format!(r#"{{{url},"start":"yesterday"}}"#), "/start"),
+        (format!(r#"{{{url},"start":-1}}"#), "/start"),
         (format!(r#"{{{url},{url}}}"#), ""),
     ] {
         let reply = post_raw(api, PATH, body.clone()).await;

@@ -190,6 +190,39 @@ async fn an_endpoint_that_is_enabled_again_gets_its_backlog_or_skips_it() {
 }
 
 #[tokio::test]
+async fn a_new_endpoint_is_given_the_history_that_it_asks_for() {
+    let rail = Rail::start(&[]).await;
+    let early = rail.post("user.created", 20).await;
+    rail.post("invoice.paid", 20).await;
+    let late = rail.post("user.created", 20).await;
+    let first = rail.api.get(&format!("/events/{}", late[0])).await.expect(200).body;
+    let asks = [
+        ("/earliest", json!("earliest"), early.len() + late.len()),
+        ("/time", first["created_at"].clone(), late.len()),
+        ("/position", first["position"].clone(), late.len()),
+        ("/latest", json!("latest"), 0),
+        ("/future", json!("2999-01-01T00:00:00Z"), 0),
+    ];
+    let mut endpoints = Vec::new();
+    for (path, start, _) in &asks {
+        let wish = json!({ "event_types": ["user.*"], "start": start });
+        endpoints.push(rail.endpoint_with("default", path, wish).await);
+    }
+    let mut redis = rail.stack.redis_connection().await;
+    redis::cmd("FLUSHALL").exec_async(&mut redis).await.unwrap();
+    let new = rail.post("user.created", 5).await;
+    for ((path, _, history), endpoint) in asks.iter().zip(&endpoints) {
+        rail.arrived(path, history + new.len()).await;
+        rail.stack.assert_settled_within(crate::rail::LONG).await;
+        let mut owed: Vec<String> = early.iter().chain(&late).cloned().collect();
+        owed.drain(..owed.len() - history);
+        owed.extend(new.iter().cloned());
+        assert_exactly_once(&rail.receiver.requests_to(path), &owed, endpoint);
+    }
+    rail.end().await;
+}
+
+#[tokio::test]
 async fn a_ping_reaches_a_disabled_endpoint_and_leaves_no_rows() {
     let rail = Rail::start(&[]).await;
     let endpoint = rail.endpoint("default", "/hook").await;

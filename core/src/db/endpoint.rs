@@ -17,6 +17,7 @@ use crate::ids::EndpointId;
 use crate::matching::Filter;
 use crate::retry::RetryOverride;
 use crate::secret::Secret;
+use crate::start::Start;
 use crate::vault::Vault;
 
 /// An endpoint that is to be made.
@@ -32,6 +33,7 @@ pub struct NewEndpoint {
     pub retry: Option<RetryOverride>,
     pub auth: Option<Credentials>,
     pub secret: Secret,
+    pub start: Start,
 }
 
 /// An endpoint with the filter of its open subscription.
@@ -80,7 +82,7 @@ pub enum Deleted {
     NotFound,
 }
 
-/// Creates an endpoint that is owed the events from here on.
+/// Creates an endpoint that is owed the events from its start on.
 ///
 /// # Errors
 /// PostgreSQL is away.
@@ -100,6 +102,7 @@ pub async fn create(
         Ok(0) => return Ok(Created::NoSuchGroup),
         Ok(_) if count(&mut change, group).await? > MOST_ENDPOINTS => return Ok(Created::TooMany),
         Ok(_) => {
+            begin_at(&mut change, id, new.start).await?;
             let detail = json!({ "host": new.url.url().host_str(), "event_types": new.filter.event_types });
             audit::write(&mut *change, author, &subject(group, id), detail).await?;
             change.commit().await?;
@@ -112,6 +115,46 @@ pub async fn create(
     }
     let made = get(pool, group, id).await?.ok_or(sqlx::Error::RowNotFound)?;
     Ok(Created::Created(Box::new(made)))
+}
+
+/// Gives a new endpoint history: as if it had been subscribed since `start` and parked until here, it gets a
+/// catch-up feed over what it missed.
+async fn begin_at(change: &mut PgConnection, id: EndpointId, start: Start) -> sqlx::Result<()> {
+    let from: i64 = match start {
+        Start::Latest => return Ok(()),
+        Start::Earliest => 0,
+        Start::Position(position) => position.saturating_sub(1),
+        Start::At(at) => {
+            sqlx::query_scalar(
+                "select coalesce((select position - 1 from event where id >= id_floor($1::timestamptz)
+                                  order by id limit 1), 9223372036854775807)",
+            )
+            .bind(at.max(DateTime::UNIX_EPOCH))
+            .fetch_one(&mut *change)
+            .await?
+        }
+    };
+    sqlx::query(
+        "with begun as (
+             update subscription s set from_position = $2
+             from (select id, from_position as here from subscription where endpoint_id = $1) old
+             where s.id = old.id and $2 < old.here
+             returning old.here
+         ), feed_of as (
+             select f.id, f.group_id, f.ask, b.here from begun b, endpoint e
+             join feed f on f.group_id = e.group_id and f.kind = 'live' and f.status = 'active' where e.id = $1
+         ), parked_till_here as (
+             insert into parked (feed_id, endpoint_id, from_position, to_position, reason, closed_at)
+             select id, $1, $2, here, 'start', now() from feed_of
+         )
+         insert into feed (group_id, kind, ask, endpoint_id, from_position, to_position, settled_position)
+         select group_id, 'catch_up', ask, $1, $2, here, $2 from feed_of",
+    )
+    .bind(id)
+    .bind(from)
+    .execute(change)
+    .await
+    .map(drop)
 }
 
 async fn count(change: &mut PgConnection, group: &GroupName) -> sqlx::Result<i64> {
