@@ -81,7 +81,8 @@ fn detail(error: &reqwest::Error) -> String {
         }
         next = error.source();
     }
-    let mut text = parts.join(": ");
+    // PostgreSQL takes no NUL in text, and a certificate may hold one.
+    let mut text = parts.join(": ").replace('\0', "\u{fffd}");
     if text.is_empty() {
         text = if error.is_timeout() { "timed out".into() } else { "request failed".into() };
     }

@@ -55,6 +55,9 @@ pub(crate) async fn entries(
         match read {
             Read::Entry(entry) => entries.push(entry),
             Read::Void { id } => settled.push(id),
+            Read::Foreign { id } => {
+                tracing::error!(%stream, id, "an entry that is not understood stays pending");
+            }
         }
     }
     let mut works = Vec::new();

@@ -155,8 +155,11 @@ impl Recipients {
         let changed = recipient::changed_since(&self.pool, &self.vault, since).await?;
         let mut held = self.held.write().unwrap_or_else(PoisonError::into_inner);
         for recipient in changed {
-            let target = Arc::new(Target::new(&recipient, &self.defaults)?);
-            held.place(target);
+            match Target::new(&recipient, &self.defaults) {
+                Ok(target) => held.place(Arc::new(target)),
+                // What is owed to it waits: an endpoint that is not known is put off, never passed over.
+                Err(error) => tracing::error!(endpoint.id = %recipient.id, %error, "endpoint can't be used"),
+            }
         }
         self.version.store(version, Ordering::Release);
         Ok(())

@@ -115,6 +115,10 @@ async fn commit(context: &Context, items: Vec<Item>, give_up: &CancellationToken
                     metrics::histogram!(names::RECORD_COMMIT_SECONDS).record(started.elapsed().as_secs_f64());
                     break recorded;
                 }
+                Err(error) if is_refused(&error) => {
+                    tracing::error!(%error, "PostgreSQL refuses an outcome; each is recorded by itself");
+                    break one_by_one(context, &records).await;
+                }
                 Err(error) => {
                     tracing::warn!(outcomes = records.len(), %error, "outcomes not recorded yet; trying again");
                     let told = give_up.run_until_cancelled(tokio::time::sleep(pause)).await;
@@ -129,6 +133,13 @@ async fn commit(context: &Context, items: Vec<Item>, give_up: &CancellationToken
     }
     let mut committed = Vec::with_capacity(items.len());
     for item in items {
+        let item = match item {
+            // Not recorded, so not settled either: it stays pending, and is tried again by whoever reads it.
+            Item::Record { record, origin, .. } if !rows.contains_key(&member_of(&record)) => {
+                Item::GiveBack { member: Some(member_of(&record)), origin }
+            }
+            item => item,
+        };
         let row = match &item {
             Item::Record { record, gone, .. } => {
                 metrics::counter!(names::DELIVERIES, "status" => record.status.as_str()).increment(1);
@@ -142,6 +153,41 @@ async fn commit(context: &Context, items: Vec<Item>, give_up: &CancellationToken
         committed.push(Committed { item, row });
     }
     Some(committed)
+}
+
+fn member_of(record: &Record) -> Member {
+    Member { event_id: record.event_id, endpoint_id: record.endpoint_id }
+}
+
+/// Whether PostgreSQL refuses the data itself (classes 22, 23 and 54), so that asking again is of no use.
+fn is_refused(error: &anyhow::Error) -> bool {
+    let database = error.downcast_ref::<sqlx::Error>().and_then(sqlx::Error::as_database_error);
+    let code = database.and_then(sqlx::error::DatabaseError::code);
+    code.is_some_and(|code| ["22", "23", "54"].iter().any(|class| code.starts_with(class)))
+}
+
+/// Records what can be recorded: a refused outcome without what its receiver had a hand in, if need be.
+async fn one_by_one(context: &Context, records: &[Record]) -> Vec<Recorded> {
+    let mut recorded = Vec::with_capacity(records.len());
+    for record in records {
+        let mut plain = record.clone();
+        if let Some(attempt) = &mut plain.attempt {
+            (attempt.error_detail, attempt.response_body) = (None, None);
+        }
+        for candidate in [record.clone(), plain] {
+            match answered(delivery::record(&context.pool, &mut [candidate])).await {
+                Ok(rows) => {
+                    recorded.extend(rows);
+                    break;
+                }
+                Err(error) => {
+                    tracing::error!(event.id = %record.event_id, delivery.endpoint_id = %record.endpoint_id,
+                        %error, "outcome not recorded");
+                }
+            }
+        }
+    }
+    recorded
 }
 
 /// The endpoint answered 410. If this fails, its next delivery is answered 410 as well.

@@ -82,7 +82,7 @@ impl FeedSlot {
 fn id_of(read: &Read) -> String {
     match read {
         Read::Entry(entry) => entry.stream_id(),
-        Read::Void { id } => id.clone(),
+        Read::Void { id } | Read::Foreign { id } => id.clone(),
     }
 }
 

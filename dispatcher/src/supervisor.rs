@@ -125,7 +125,7 @@ pub async fn run(
     let mut failed = Ok(());
     tokio::select! {
         () = stop.cancelled() => {}
-        ended = &mut delivery => failed = ended.context("the intake ended"),
+        ended = &mut delivery => failed = ended.and_then(|ended| ended).context("the intake panicked"),
         Some(ended) = helpers.join_next(), if !helpers.is_empty() => {
             failed = match ended {
                 Ok(Err(error)) if !stop.is_cancelled() => Err(error),
@@ -135,7 +135,7 @@ pub async fn run(
     }
     stop.cancel();
     if !delivery.is_finished() {
-        delivery.await.context("the intake panicked")?;
+        failed = failed.and(delivery.await.and_then(|ended| ended).context("the intake panicked"));
     }
     let recorded = tokio::select! {
         recorded = &mut recorder => recorded,

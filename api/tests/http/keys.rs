@@ -88,6 +88,32 @@ async fn a_revoked_key_stops_within_two_seconds_in_every_process() {
 }
 
 #[tokio::test]
+async fn a_key_does_not_open_a_later_group_of_the_same_name() {
+    let stack = Stack::start().await;
+    let server = server(&stack).await;
+    let admin = server.api.with_key(ADMIN);
+    admin.create_group("team").await;
+    admin.create_group("other").await;
+    let of = |groups: Value| json!({"name": "k", "role": "subscriber", "groups": groups});
+    let (_, only) = make_key(&admin, &of(json!(["team"]))).await;
+    let (_, both) = make_key(&admin, &of(json!(["team", "other"]))).await;
+    let _ = server.api.with_key(&both).get("/consumer-groups/team").await.expect(200);
+    let _ = admin.delete("/consumer-groups/team").await.expect(204);
+    admin.create_group("team").await;
+    for (key, refused) in [(&only, 401), (&both, 404)] {
+        let api = server.api.with_key(key);
+        eventually_within(Duration::from_secs(10), async || {
+            match api.get("/consumer-groups/team").await.status {
+                status if status == refused => Ok(()),
+                status => Err(format!("{status} instead of {refused}")),
+            }
+        })
+        .await;
+    }
+    let _ = server.api.with_key(&both).get("/consumer-groups/other").await.expect(200);
+}
+
+#[tokio::test]
 async fn an_expired_key_opens_nothing() {
     let stack = Stack::start().await;
     let server = server(&stack).await;

@@ -223,6 +223,24 @@ async fn a_new_endpoint_is_given_the_history_that_it_asks_for() {
 }
 
 #[tokio::test]
+async fn a_retry_by_hand_is_made_now_although_the_next_one_is_scheduled() {
+    let rail = Rail::start(&[]).await;
+    // Within the loader's horizon, so that it stands in the ZSET, and far beyond what a retry by hand takes.
+    let patient = json!({ "retry": { "schedule_seconds": [50, 50] } });
+    let endpoint = rail.endpoint_with("default", "/hook", patient).await;
+    rail.receiver.script("/hook", [Answer::status(500)]);
+    let events = rail.post("a.b", 1).await;
+    let statement = "select exists (select from delivery where endpoint_id = $1 and status = 'retrying')";
+    rail.until(&endpoint, statement).await;
+    let path = format!("/deliveries/{}/{}/retry", events[0], endpoint.id);
+    let _ = rail.api.post(&path, &json!({})).await.expect(202);
+    let requests = rail.arrived("/hook", 2).await;
+    let waited = requests[1].received_at - requests[0].received_at;
+    assert!(waited < TimeDelta::seconds(45), "it waited for its schedule: {waited}");
+    rail.end().await;
+}
+
+#[tokio::test]
 async fn a_ping_reaches_a_disabled_endpoint_and_leaves_no_rows() {
     let rail = Rail::start(&[]).await;
     let endpoint = rail.endpoint("default", "/hook").await;

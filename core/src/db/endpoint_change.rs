@@ -151,7 +151,7 @@ pub enum Backlog {
 }
 
 /// Rows that end in one transaction.
-const SKIPPED_AT_ONCE: i64 = 5_000;
+const ROWS_AT_ONCE: i64 = 5_000;
 
 /// Switches an endpoint on.
 ///
@@ -194,17 +194,35 @@ pub async fn enable(
     }
     transaction.commit().await?;
     if backlog == Backlog::Deliver {
-        // What was deferred while the endpoint was disabled is due now. Not under the log lock, and no harm if
-        // we die before it: it would be due a little later.
-        sqlx::query(
-            "update delivery set next_attempt_at = now(), updated_at = now()
-             where endpoint_id = $1 and status = 'pending' and next_attempt_at > now()",
-        )
-        .bind(id)
-        .execute(pool)
-        .await?;
+        // Not under the log lock. If it fails, what waits is due a little later by itself.
+        if let Err(error) = make_due(pool, id).await {
+            tracing::warn!(endpoint.id = %id, %error, "what waits for an enabled endpoint is not hastened");
+        }
     }
     Ok(Changed::Changed)
+}
+
+/// What was deferred while the endpoint was disabled is due now. In rounds, and in the order of the keys, like
+/// all who change several rows.
+async fn make_due(pool: &PgPool, id: EndpointId) -> sqlx::Result<()> {
+    loop {
+        let made_due = sqlx::query(
+            "with waiting as (
+                 select event_id, endpoint_id from delivery
+                 where endpoint_id = $1 and status = 'pending' and next_attempt_at > now()
+                 order by event_id limit $2 for update
+             )
+             update delivery d set next_attempt_at = now(), updated_at = now()
+             from waiting w where d.event_id = w.event_id and d.endpoint_id = w.endpoint_id",
+        )
+        .bind(id)
+        .bind(ROWS_AT_ONCE)
+        .execute(pool)
+        .await?;
+        if (made_due.rows_affected() as i64) < ROWS_AT_ONCE {
+            return Ok(());
+        }
+    }
 }
 
 /// Under the log lock: what is parked or being caught up stays undelivered.
@@ -244,10 +262,10 @@ async fn skip_waiting(change: &mut PgConnection, id: EndpointId) -> sqlx::Result
              from waiting w where d.event_id = w.event_id and d.endpoint_id = w.endpoint_id",
         )
         .bind(id)
-        .bind(SKIPPED_AT_ONCE)
+        .bind(ROWS_AT_ONCE)
         .execute(&mut *change)
         .await?;
-        if (skipped.rows_affected() as i64) < SKIPPED_AT_ONCE {
+        if (skipped.rows_affected() as i64) < ROWS_AT_ONCE {
             return Ok(());
         }
     }

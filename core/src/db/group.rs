@@ -194,9 +194,24 @@ pub async fn delete(pool: &PgPool, author: &Author, name: &GroupName) -> sqlx::R
             .await?;
     let Some(group_id) = found else { return Ok(Deleted::NotFound) };
     close(&mut change, group_id).await?;
+    lock_out(&mut change, name).await?;
     audit::write(&mut *change, author, name.as_ref(), json!({})).await?;
     change.commit().await?;
     Ok(Deleted::Deleted)
+}
+
+/// Keys of a deleted group open no later group of its name; those that opened nothing else are revoked.
+async fn lock_out(change: &mut PgConnection, name: &GroupName) -> sqlx::Result<()> {
+    sqlx::query(
+        "update api_key set
+             revoked_at = case when cardinality(groups) = 1 then coalesce(revoked_at, now()) else revoked_at end,
+             groups = case when cardinality(groups) = 1 then groups else array_remove(groups, $1) end
+         where $1 = any (groups)",
+    )
+    .bind(name.as_ref())
+    .execute(change)
+    .await
+    .map(drop)
 }
 
 /// Under the log lock: ends all that the group has open, at one position.

@@ -28,9 +28,8 @@ pub async fn to_park(executor: impl PgExecutor<'_>) -> sqlx::Result<Vec<Overwhel
         "select e.id as endpoint_id, e.group_id, e.status = 'disabled' as disabled from endpoint e
          where not exists (select from parked p where p.endpoint_id = e.id and p.to_position is null)
            and (e.status = 'disabled'
-                or e.status = 'active' and e.id in (
-                    select d.endpoint_id from delivery d where d.status = 'pending'
-                    group by d.endpoint_id having count(*) > $1))",
+                or e.status = 'active' and (select count(*) from (select from delivery d
+                    where d.endpoint_id = e.id and d.status = 'pending' limit $1 + 1) waiting) > $1)",
     )
     .bind(PARK_ABOVE)
     .fetch_all(executor)

@@ -107,7 +107,13 @@ async fn select(
     .bind(only)
     .fetch_all(executor)
     .await?;
-    rows.into_iter().map(|row| row.into_recipient(vault)).collect()
+    let readable = |row: Row| {
+        let id = row.id;
+        row.into_recipient(vault)
+            .inspect_err(|error| tracing::error!(endpoint.id = %id, %error, "endpoint can't be read"))
+            .ok()
+    };
+    Ok(rows.into_iter().filter_map(readable).collect())
 }
 
 impl Row {

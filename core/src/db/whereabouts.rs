@@ -13,6 +13,8 @@ use crate::matching::{Filter, Pattern};
 pub struct Target {
     pub endpoint_id: EndpointId,
     pub group: String,
+    /// The group was deleted: another may have its name now.
+    pub group_is_deleted: bool,
     /// The group is paused.
     pub paused: bool,
     /// The live feed leaves this endpoint out at this event; a catch-up will bring it.
@@ -73,7 +75,7 @@ impl Target {
 /// PostgreSQL is away.
 pub async fn targets(pool: &PgPool, id: EventId, only: Option<EndpointId>) -> sqlx::Result<Vec<Target>> {
     let mut targets: Vec<Target> = sqlx::query_as(
-        "select e.id as endpoint_id, g.name as \"group\", g.paused_at is not null as paused,
+        "select e.id as endpoint_id, g.name as \"group\", g.deleted_at is not null as group_is_deleted, g.paused_at is not null as paused,
                 exists (select from parked p where p.endpoint_id = e.id
                         and p.from_position < v.position and p.to_position is null) as parked,
                 exists (select from parked p where p.endpoint_id = e.id and p.skipped

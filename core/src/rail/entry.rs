@@ -16,8 +16,12 @@ pub struct Entry {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Read {
     Entry(Entry),
-    /// The entry was deleted while it was pending, or is none of ours: acknowledge it and go on.
+    /// The entry was deleted while it was pending: acknowledge it and go on.
     Void {
+        id: String,
+    },
+    /// An entry that this version does not understand. It stays pending, for one that does.
+    Foreign {
         id: String,
     },
 }
@@ -59,11 +63,13 @@ impl Entry {
 pub fn parse(item: &Value) -> Option<Read> {
     let Value::Array(parts) = item else { return None };
     let id = text(parts.first()?)?;
-    let entry = match parts.get(1) {
-        Some(Value::Array(fields)) => Entry::from_fields(id, fields),
-        _ => None,
-    };
-    Some(entry.map_or_else(|| Read::Void { id: id.to_owned() }, Read::Entry))
+    Some(match parts.get(1) {
+        Some(Value::Array(fields)) => {
+            let entry = Entry::from_fields(id, fields);
+            entry.map_or_else(|| Read::Foreign { id: id.to_owned() }, Read::Entry)
+        }
+        _ => Read::Void { id: id.to_owned() },
+    })
 }
 
 fn text(value: &Value) -> Option<&str> {
@@ -100,10 +106,10 @@ mod tests {
     }
 
     #[test]
-    fn deleted_and_foreign_entries_are_void() {
+    fn deleted_entries_are_void_and_others_foreign() {
         let deleted = Value::Array(vec![bulk("5-0"), Value::Nil]);
         assert_eq!(parse(&deleted), Some(Read::Void { id: "5-0".into() }));
         let foreign = Value::Array(vec![bulk("5-1"), Value::Array(vec![bulk("a"), bulk("b")])]);
-        assert_eq!(parse(&foreign), Some(Read::Void { id: "5-1".into() }));
+        assert_eq!(parse(&foreign), Some(Read::Foreign { id: "5-1".into() }));
     }
 }

@@ -73,6 +73,8 @@ pub enum Change {
     Set(Member, DateTime<Utc>),
     /// Due at this time, unless it stands there already.
     Add(Member, DateTime<Utc>),
+    /// Due at this time, if that is earlier than what stands there, a lease included.
+    Hasten(Member, DateTime<Utc>),
     /// Leased until this time, if it still stands there.
     Renew(Member, DateTime<Utc>),
     Remove(Member),
@@ -93,6 +95,13 @@ pub fn queue(pipeline: &mut redis::Pipeline, keys: &Keys, group: &GroupName, cha
                 .cmd("ZADD")
                 .arg(&key)
                 .arg("NX")
+                .arg(at.timestamp_millis())
+                .arg(member.text())
+                .ignore(),
+            Change::Hasten(member, at) => pipeline
+                .cmd("ZADD")
+                .arg(&key)
+                .arg("LT")
                 .arg(at.timestamp_millis())
                 .arg(member.text())
                 .ignore(),

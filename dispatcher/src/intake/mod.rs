@@ -19,7 +19,7 @@ use eventrail_core::rail::rate::Turns;
 use eventrail_core::rail::ready::Hint;
 use eventrail_core::rail::schedule::Member;
 use tokio::sync::mpsc;
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use crate::deliver::Outcome;
@@ -87,6 +87,7 @@ pub(crate) struct Intake {
     recorder: mpsc::UnboundedSender<Item>,
     completed: usize,
     next_sweep: Instant,
+    panicked: Option<JoinError>,
 }
 
 impl Intake {
@@ -109,18 +110,22 @@ impl Intake {
             recorder,
             completed: 0,
             next_sweep: Instant::now(),
+            panicked: None,
         }
     }
 
     /// Works until `stop`; then starts nothing more and waits for the attempts under way, at most `drain`.
     /// Attempts that are cut then count for nothing: their entries stay pending for others.
+    ///
+    /// # Errors
+    /// A task has panicked: the process had better start anew.
     pub(crate) async fn run(
         mut self,
         mut hints: mpsc::UnboundedReceiver<Hint>,
         mut settled: mpsc::UnboundedReceiver<Settled>,
         stop: CancellationToken,
         drain: Duration,
-    ) {
+    ) -> Result<(), JoinError> {
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
@@ -136,9 +141,14 @@ impl Intake {
                 Some(news) = settled.recv() => self.on_settled(news),
                 _ = tick.tick() => self.on_tick(),
             }
+            if self.panicked.is_some() {
+                break;
+            }
             self.start_work();
         }
+        let panicked = self.panicked.take();
         self.drain(settled, drain).await;
+        panicked.map_or(Ok(()), Err)
     }
 
     async fn drain(mut self, mut settled: mpsc::UnboundedReceiver<Settled>, drain: Duration) {
@@ -280,7 +290,8 @@ impl Intake {
             Ok(Done::Renewed(Ok(()))) => {}
             Ok(Done::Renewed(Err(error))) => tracing::debug!(%error, "leases of retries not renewed"),
             Err(error) if error.is_cancelled() => {}
-            Err(error) => tracing::error!(%error, "a task of the intake panicked"),
+            // What it had in hand is unknown here now. Whoever starts next finds all of it pending.
+            Err(error) => self.panicked = Some(error),
         }
     }
 

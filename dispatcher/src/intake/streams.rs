@@ -52,14 +52,14 @@ impl Intake {
         let entries = &mut self.entries;
         reads.retain(|read| match read {
             Read::Entry(entry) => entries.insert((Arc::clone(stream), entry.position)),
-            Read::Void { .. } => true,
+            Read::Void { .. } | Read::Foreign { .. } => true,
         });
         if reads.is_empty() {
             return;
         }
         let position = |read: &Read| match read {
             Read::Entry(entry) => Some(entry.position),
-            Read::Void { .. } => None,
+            Read::Void { .. } | Read::Foreign { .. } => None,
         };
         let positions: Vec<i64> = reads.iter().filter_map(position).collect();
         slot.preparing += positions.len();

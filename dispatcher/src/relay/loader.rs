@@ -19,6 +19,8 @@ const BATCH: i64 = 5_000;
 const READS: usize = 4;
 /// A retry that is overdue by this long is put back: it was lost, or is leased and the change has no effect.
 const OVERDUE: TimeDelta = TimeDelta::seconds(3);
+/// How far back changes by hand are looked for: clocks may differ, and a commit takes its time.
+const RECENT: TimeDelta = TimeDelta::seconds(10);
 const SWEEP_EVERY: Duration = Duration::from_secs(3);
 
 #[derive(Default)]
@@ -26,6 +28,10 @@ pub(super) struct Loader {
     /// Up to here all was loaded; `None` before the first pass.
     loaded_to: Option<DateTime<Utc>>,
     next_sweep: Option<Instant>,
+    /// Where the sweep stands; it goes round.
+    swept_to: Option<DateTime<Utc>>,
+    /// Deliveries that were made due by hand, as they were then: each is hastened once.
+    hastened: HashMap<Member, DateTime<Utc>>,
 }
 
 impl Loader {
@@ -62,10 +68,63 @@ impl Loader {
         self.loaded_to = Some(from);
         if self.next_sweep.is_none_or(|at| at <= Instant::now()) {
             self.next_sweep = Some(Instant::now() + SWEEP_EVERY);
-            let rows = delivery::falling_due(pool, DateTime::UNIX_EPOCH, now - OVERDUE, BATCH).await?;
-            add(redis, keys, &rows, &mut groups).await?;
+            self.sweep(pool, redis, keys, now, &mut groups).await?;
         }
+        self.hasten(pool, redis, keys, now, &mut groups).await?;
         Ok(groups.into_iter().map(|(group_id, group)| Hint::Retries { group_id, group }).collect())
+    }
+}
+
+impl Loader {
+    /// Puts back what is overdue. Those of an endpoint that is down stay overdue for long, so each sweep goes on
+    /// where the last one ended, and round again: they can't keep the others from their turn.
+    async fn sweep(
+        &mut self,
+        pool: &PgPool,
+        redis: &mut ConnectionManager,
+        keys: &Keys,
+        now: DateTime<Utc>,
+        groups: &mut HashMap<i64, GroupName>,
+    ) -> anyhow::Result<()> {
+        for _ in 0..READS {
+            let from = self.swept_to.unwrap_or(DateTime::UNIX_EPOCH);
+            let rows = delivery::falling_due(pool, from, now - OVERDUE, BATCH).await?;
+            add(redis, keys, &rows, groups).await?;
+            let last = rows.last().filter(|_| rows.len() as i64 == BATCH).map(|last| last.next_attempt_at);
+            // A batch of one instant is passed over whole, or the sweep would never leave it.
+            self.swept_to =
+                last.map(|last| if last > from { last } else { last + TimeDelta::microseconds(1) });
+            if self.swept_to.is_none() {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Brings forward what was made due by hand and may stand in its ZSET with a later time.
+    async fn hasten(
+        &mut self,
+        pool: &PgPool,
+        redis: &mut ConnectionManager,
+        keys: &Keys,
+        now: DateTime<Utc>,
+        groups: &mut HashMap<i64, GroupName>,
+    ) -> anyhow::Result<()> {
+        self.hastened.retain(|_, at| *at > now - RECENT * 2);
+        let rows = delivery::made_due(pool, now - RECENT, now + RECENT, BATCH).await?;
+        let mut pipeline = redis::pipe();
+        for row in rows {
+            let member = Member { event_id: row.event_id, endpoint_id: row.endpoint_id };
+            if self.hastened.insert(member, row.next_attempt_at) != Some(row.next_attempt_at) {
+                let change = Change::Hasten(member, row.next_attempt_at);
+                schedule::queue(&mut pipeline, keys, &row.group, &[change]);
+                groups.entry(row.group_id).or_insert(row.group);
+            }
+        }
+        if !pipeline.is_empty() {
+            pipeline.exec_async(redis).await?;
+        }
+        Ok(())
     }
 }
 
