@@ -173,8 +173,8 @@ fn texts_are_clean_and_know_no_machine() {
             if line.ends_with([' ', '\t', '\r']) {
                 complaints.push(format!("{place}: white space at the end of the line"));
             }
-            for machine in ["/root/", "/work/", "/Users/", "/home/"] {
-                if line.contains(machine) && !line.contains("/home/linuxbrew/") {
+            for machine in ["root", "work", "Users", "home"].map(|folder| format!("/{folder}/")) {
+                if line.contains(&machine) && !line.contains("/home/linuxbrew/") {
                     complaints.push(format!("{place}: {machine} is a path of one machine"));
                 }
             }
