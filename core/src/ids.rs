@@ -80,6 +80,10 @@ id!(
     EndpointId, "ep"
 );
 id!(
+    /// A replay or redrive: `rpl_…`; also what `eventrail-replay` says of a cursor that was moved back.
+    ReplayId, "rpl"
+);
+id!(
     /// An API key: `key_…`. Not the key itself, which only its holder knows.
     KeyId, "key"
 );
