@@ -45,6 +45,12 @@ impl Breaker {
         self.open.is_some()
     }
 
+    /// Whether people are told that it is open: not any more when nobody has tried the endpoint for long, for
+    /// then another dispatcher may have found it well.
+    pub(crate) fn shows_open(&self, now: Instant) -> bool {
+        self.open.as_ref().is_some_and(|open| open.probing || now < open.until + LONGEST_PAUSE)
+    }
+
     /// Nothing worth remembering.
     pub(crate) fn is_clean(&self) -> bool {
         self.failures == 0 && self.open.is_none()
@@ -143,5 +149,22 @@ mod tests {
             breaker.failed(now);
             assert!(breaker.back_at(now) - now <= LONGEST_PAUSE);
         }
+    }
+
+    #[test]
+    fn it_is_shown_open_until_it_closes_or_nobody_has_tried_for_long() {
+        let start = Instant::now();
+        let mut breaker = Breaker::default();
+        for _ in 0..20 {
+            assert!(!breaker.shows_open(start));
+            breaker.failed(start);
+        }
+        assert!(breaker.shows_open(start + FIRST_PAUSE + Duration::from_secs(60)));
+        let much_later = start + FIRST_PAUSE + LONGEST_PAUSE;
+        assert!(!breaker.shows_open(much_later));
+        breaker.started();
+        assert!(breaker.shows_open(much_later), "a probe is under way");
+        breaker.succeeded();
+        assert!(!breaker.shows_open(start));
     }
 }

@@ -107,6 +107,14 @@ impl Lanes {
         self.open_breakers
     }
 
+    /// The endpoints that are to be shown with an open breaker.
+    pub(crate) fn shown_open(&self, now: Instant) -> Vec<EndpointId> {
+        let open = self.lanes.iter().filter(|(_, lane)| lane.breaker.shows_open(now));
+        let mut open: Vec<EndpointId> = open.map(|(endpoint, _)| *endpoint).collect();
+        open.sort_unstable();
+        open
+    }
+
     /// How much more work an endpoint's lane wants; `None` if the endpoint can't be tried now.
     pub(crate) fn room(&self, endpoint: EndpointId, now: Instant) -> Option<usize> {
         let Some(lane) = self.lanes.get(&endpoint) else { return Some(SOFT_LIMIT) };

@@ -17,6 +17,7 @@ use eventrail_core::rail::link::Link;
 use eventrail_core::rail::ready::{FeedKind, FeedRef};
 use eventrail_core::rail::schedule::{self, Change, Member};
 use sqlx::PgPool;
+use tokio::sync::watch;
 
 use crate::deliver::Courier;
 use crate::event::{Event, EventCache};
@@ -37,6 +38,8 @@ pub(crate) struct Context {
     pub(crate) recipients: Recipients,
     pub(crate) cache: Arc<EventCache>,
     pub(crate) courier: Courier,
+    /// The endpoints whose breaker is open here: set by the intake, written to this dispatcher's row.
+    pub(crate) open_breakers: watch::Sender<Vec<EndpointId>>,
 }
 
 /// Turns stream entries into work. Entries that owe nothing any more are settled here.

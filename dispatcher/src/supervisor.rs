@@ -8,6 +8,7 @@ use anyhow::Context as _;
 use eventrail_core::config::{DispatcherConfig, StoreConfig};
 use eventrail_core::db::{self, dispatcher, tail};
 use eventrail_core::egress::EgressPolicy;
+use eventrail_core::ids::EndpointId;
 use eventrail_core::rail::keys::Keys;
 use eventrail_core::rail::link::Link;
 use eventrail_core::rail::ready::Hint;
@@ -16,7 +17,7 @@ use eventrail_core::vault::Vault;
 use futures_util::StreamExt as _;
 use metrics_exporter_prometheus::PrometheusHandle;
 use sqlx::PgPool;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -85,6 +86,7 @@ pub async fn run(
             egress,
             longest_retry_after: Duration::from_millis(config.max_backoff_ms),
         },
+        open_breakers: watch::Sender::default(),
     });
     tracing::info!(consumer = %name, "dispatcher starts");
 
@@ -108,7 +110,7 @@ pub async fn run(
     helpers.spawn(listen(redis.clone(), keys.clone(), Arc::clone(&bell), hint_sender));
     helpers.spawn(announce(redis.clone(), keys.clone(), name.clone()));
     helpers.spawn(refresh(Arc::clone(&context)));
-    helpers.spawn(tend(pool.clone(), name.clone()));
+    helpers.spawn(tend(pool.clone(), name.clone(), context.open_breakers.subscribe()));
     if let Some(address) = config.dispatcher_listen {
         let (pool, stop) = (pool.clone(), stop.clone());
         helpers.spawn(async move { probes::serve(address, pool, metrics, stop).await });
@@ -263,8 +265,8 @@ async fn refresh(context: Arc<Context>) -> anyhow::Result<()> {
 }
 
 /// Keeps the log going: partitions ahead of time, and no writer that holds the lock for ever. Says for the
-/// figures that it runs.
-async fn tend(pool: PgPool, name: String) -> anyhow::Result<()> {
+/// figures that it runs, and which endpoints it leaves alone for now.
+async fn tend(pool: PgPool, name: String, open: watch::Receiver<Vec<EndpointId>>) -> anyhow::Result<()> {
     let mut rounds = 0_u64;
     loop {
         if rounds.is_multiple_of(1800) {
@@ -278,7 +280,8 @@ async fn tend(pool: PgPool, name: String) -> anyhow::Result<()> {
             }
         }
         rounds += 1;
-        if let Err(error) = db::answered(dispatcher::announce(&pool, &name)).await {
+        let open_breakers = open.borrow().clone();
+        if let Err(error) = db::answered(dispatcher::announce(&pool, &name, &open_breakers)).await {
             tracing::debug!(%error, "not announced to those who look at the figures");
         }
         match db::answered(tail::end_stuck_writers(&pool)).await {

@@ -217,6 +217,14 @@ pub(crate) enum DeliveryReason {
     Parked,
 }
 
+/// Whether an endpoint is left alone for now because it keeps failing.
+#[derive(ToSchema)]
+#[schema(rename_all = "snake_case")]
+pub(crate) enum BreakerState {
+    Closed,
+    Open,
+}
+
 /// Why nothing moves although something waits.
 #[derive(ToSchema)]
 #[schema(rename_all = "snake_case")]

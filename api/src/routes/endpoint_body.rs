@@ -286,6 +286,10 @@ pub(super) struct EndpointView<'a> {
     /// Since when it is left out, because it is disabled or was overwhelmed; its backlog stays in the log.
     #[serde(serialize_with = "micros_or_null")]
     parked_at: Option<DateTime<Utc>>,
+    /// `open` while deliveries are kept back because one after the other has failed: now and then one is tried,
+    /// and a success closes it. Some seconds behind.
+    #[schema(value_type = schema::BreakerState)]
+    breaker: &'static str,
     #[serde(serialize_with = "micros")]
     created_at: DateTime<Utc>,
     #[serde(serialize_with = "micros")]
@@ -318,6 +322,7 @@ impl<'a> EndpointView<'a> {
             status: endpoint.status,
             disabled_reason: endpoint.disabled_reason,
             parked_at: endpoint.parked_at,
+            breaker: if endpoint.breaker_is_open { "open" } else { "closed" },
             created_at: endpoint.created_at,
             updated_at: endpoint.updated_at,
             secret: None,

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use eventrail_core::testing::Answer;
+use eventrail_core::testing::{Answer, eventually_within};
 use serde_json::json;
 
 use crate::rail::{Rail, assert_exactly_once};
@@ -109,5 +109,37 @@ async fn a_failing_endpoint_among_good_ones_delays_none_of_them() {
     let well: i64 =
         rail.ask(&failing, "select count(*) from attempt where endpoint_id = $1 and status_code = 200").await;
     assert_eq!(well, events.len() as i64, "each was delivered once");
+    rail.end().await;
+}
+
+#[tokio::test]
+async fn an_endpoint_that_keeps_failing_is_shown_so_and_stalls_its_group() {
+    let rail =
+        Rail::start(&[("MAX_RETRIES", "50"), ("BASE_BACKOFF_MS", "100"), ("MAX_BACKOFF_MS", "1000")]).await;
+    let failing = rail.endpoint("default", "/failing").await;
+    let path = format!("/consumer-groups/default/endpoints/{}", failing.id);
+    let shows = async |breaker: &str, stalled: Option<&str>| {
+        eventually_within(crate::rail::LONG, async || {
+            let endpoint = rail.api.get(&path).await.expect(200).body;
+            assert_eq!(endpoint["parked_at"], json!(null), "it is not parked for so little");
+            let group = rail.api.get("/consumer-groups/default").await.expect(200).body;
+            let is = (&endpoint["breaker"], &group["stalled_because"]);
+            if is == (&json!(breaker), &json!(stalled)) { Ok(()) } else { Err(format!("{is:?}")) }
+        })
+        .await;
+    };
+    shows("closed", None).await;
+    rail.receiver.always("/failing", Answer::status(500));
+    let events = rail.post("a.b", 25).await;
+    shows("open", Some("endpoints_unavailable")).await;
+
+    rail.receiver.always("/failing", Answer::status(200));
+    shows("closed", None).await;
+    rail.stack.assert_settled_within(crate::rail::LONG).await;
+    for event in &events {
+        assert_eq!(rail.attempts(event, &failing).await.last().unwrap().status_code, Some(200));
+    }
+    let listed = rail.api.get("/consumer-groups/default/endpoints").await.expect(200).body;
+    assert_eq!(listed["data"][0]["breaker"], "closed");
     rail.end().await;
 }

@@ -55,6 +55,8 @@ pub struct Endpoint {
     pub disabled_reason: Option<String>,
     /// Since when it is left out of its group's live feed.
     pub parked_at: Option<DateTime<Utc>>,
+    /// Some dispatcher leaves it alone for now, because it keeps failing.
+    pub breaker_is_open: bool,
     /// Raised by every change.
     pub version: i64,
     pub created_at: DateTime<Utc>,
@@ -241,7 +243,9 @@ pub async fn get(pool: &PgPool, group: &GroupName, id: EndpointId) -> sqlx::Resu
         "select e.id, e.url, e.description, s.event_types, s.sources, e.headers, e.timeout_ms,
                 e.max_in_flight, e.rate_per_second, e.retry, e.auth, e.status, e.disabled_reason, e.version,
                 (select p.created_at from parked p where p.endpoint_id = e.id and p.to_position is null)
-                    as parked_at, e.created_at, e.updated_at
+                    as parked_at,
+                exists (select from dispatcher d where d.seen_at > now() - interval '6 seconds'
+                        and e.id = any(d.open_breakers)) as breaker_is_open, e.created_at, e.updated_at
          from endpoint e
          join consumer_group g on g.id = e.group_id
          join subscription s on s.endpoint_id = e.id and s.to_position is null
@@ -267,7 +271,9 @@ pub async fn list(
         "select e.id, e.url, e.description, s.event_types, s.sources, e.headers, e.timeout_ms,
                 e.max_in_flight, e.rate_per_second, e.retry, e.auth, e.status, e.disabled_reason, e.version,
                 (select p.created_at from parked p where p.endpoint_id = e.id and p.to_position is null)
-                    as parked_at, e.created_at, e.updated_at
+                    as parked_at,
+                exists (select from dispatcher d where d.seen_at > now() - interval '6 seconds'
+                        and e.id = any(d.open_breakers)) as breaker_is_open, e.created_at, e.updated_at
          from endpoint e join subscription s on s.endpoint_id = e.id and s.to_position is null
          where e.group_id = $1 and e.status <> 'deleted' and e.id < $2
          order by e.id desc limit $3",

@@ -22,7 +22,7 @@ pub struct Figures {
     pub dead: i64,
     /// Endpoints that are left out for now; their backlog stays in the log.
     pub parked: i64,
-    /// Endpoints that are active and not parked.
+    /// Endpoints that are active, not parked, and not left alone because they keep failing.
     pub available: i64,
     pub endpoints: i64,
     pub dispatchers_alive: i64,
@@ -47,7 +47,9 @@ pub async fn of_group(pool: &PgPool, group_id: i64) -> sqlx::Result<Figures> {
              select coalesce((select position from event order by position desc limit 1), 0) as head
          ), endpoints as (
              select count(*) filter (where p.id is not null) as parked,
-                    count(*) filter (where p.id is null and e.status = 'active') as available,
+                    count(*) filter (where p.id is null and e.status = 'active' and not exists (
+                        select from dispatcher d where d.seen_at > now() - interval '6 seconds'
+                        and e.id = any(d.open_breakers))) as available,
                     count(*) as endpoints
              from endpoint e left join parked p on p.endpoint_id = e.id and p.to_position is null
              where e.group_id = $1 and e.status <> 'deleted'

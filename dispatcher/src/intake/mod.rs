@@ -247,6 +247,7 @@ impl Intake {
         }
         metrics::gauge!(names::IN_FLIGHT).set(self.lanes.in_flight() as f64);
         metrics::gauge!(names::BREAKERS_OPEN).set(self.lanes.open_breakers() as f64);
+        self.context.open_breakers.send_replace(self.lanes.shown_open(now));
         if self.next_renewal <= now {
             self.next_renewal = now + prepare::RENEW_LEASES_EVERY;
             self.renew_leases();
