@@ -9,7 +9,7 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
 use chrono::Utc;
 use eventrail_core::config::{ApiConfig, Auth};
-use eventrail_core::key::{self, KeyHash};
+use eventrail_core::key::{self, KeyHash, NewKey};
 use subtle::ConstantTimeEq as _;
 
 use crate::Api;
@@ -66,7 +66,7 @@ pub(crate) async fn authenticate(State(api): State<Api>, mut request: Request, n
         return next.run(request).await;
     }
     let given = request.headers().get(AUTHORIZATION).and_then(|value| bearer(value.as_bytes()));
-    match identify(&api, given.map(key::hash)).await {
+    match identify(&api, given).await {
         Ok(who) => {
             let address = request.extensions().get::<Peer>().map(|peer| peer.0);
             request.extensions_mut().insert(Caller::new(who, address));
@@ -77,14 +77,18 @@ pub(crate) async fn authenticate(State(api): State<Api>, mut request: Request, n
 }
 
 /// Compares hashes, in constant time, so that the time it takes tells neither a key nor its length.
-async fn identify(api: &Api, given: Option<KeyHash>) -> Result<Who, Problem> {
+async fn identify(api: &Api, given: Option<&[u8]>) -> Result<Who, Problem> {
     let Access::Keys { admin } = &api.access else { return Ok(Who::Anonymous) };
     let unknown = || Problem::new(Kind::Unauthorized, "Send a known key as `Authorization: Bearer …`");
-    let given = given.ok_or_else(unknown)?;
+    let token = given.ok_or_else(unknown)?;
+    let given = key::hash(token);
     if bool::from(given.ct_eq(admin)) {
         return Ok(Who::Admin);
     }
-    match api.keyring.admit(&api.pool, &given).await? {
+    if !NewKey::is_like(token) {
+        return Err(unknown());
+    }
+    match api.keyring.admit(&given).await? {
         Found::Key(key) if bool::from(given.ct_eq(key.hash())) && !key.is_expired(Utc::now()) => {
             Ok(Who::Key(key))
         }

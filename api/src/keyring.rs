@@ -1,5 +1,6 @@
 //! The keys that were used lately, so that not every request asks PostgreSQL: each is looked up again after a
-//! second, so a revoked one stops within two. With each goes its rate limit, which holds for this process.
+//! second, so a revoked one stops within two. With each goes its rate limit, which holds for this process. Keys
+//! that nobody has are remembered for a second too: who goes on sending a revoked one costs no query each time.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -16,6 +17,8 @@ const FRESH: Duration = Duration::from_secs(1);
 /// While one request reads it again, the others may still use it up to this age.
 const USABLE: Duration = Duration::from_millis(1800);
 const READ_DEADLINE: Duration = Duration::from_millis(700);
+/// Hashes of unknown keys that are remembered; when there are more, all are forgotten.
+const MOST_UNKNOWN: usize = 10_000;
 
 pub(crate) enum Found {
     Key(Arc<ApiKey>),
@@ -24,9 +27,11 @@ pub(crate) enum Found {
     Nothing,
 }
 
-#[derive(Default)]
 pub(crate) struct Keyring {
+    /// Nothing else waits for its connections.
+    pool: PgPool,
     held: Mutex<HashMap<KeyHash, Held>>,
+    unknown: Mutex<Unknown>,
 }
 
 struct Held {
@@ -38,9 +43,13 @@ struct Held {
 }
 
 impl Keyring {
+    pub(crate) fn new(pool: PgPool) -> Self {
+        Self { pool, held: Mutex::default(), unknown: Mutex::default() }
+    }
+
     /// # Errors
     /// The key must be read, and PostgreSQL does not answer in time.
-    pub(crate) async fn admit(&self, pool: &PgPool, hash: &KeyHash) -> Result<Found, Problem> {
+    pub(crate) async fn admit(&self, hash: &KeyHash) -> Result<Found, Problem> {
         let now = Instant::now();
         if let Some(held) = self.lock().get_mut(hash) {
             if held.is_usable(now) {
@@ -48,7 +57,10 @@ impl Keyring {
             }
             held.being_read_since = Some(now);
         }
-        let read = tokio::time::timeout(READ_DEADLINE, key::by_hash(pool, hash))
+        if self.unknown().has(hash, now) {
+            return Ok(Found::Nothing);
+        }
+        let read = tokio::time::timeout(READ_DEADLINE, key::by_hash(&self.pool, hash))
             .await
             .unwrap_or_else(|_| Err(sqlx::Error::PoolTimedOut));
         let mut all = self.lock();
@@ -67,6 +79,7 @@ impl Keyring {
             }
             Ok(None) => {
                 all.remove(hash);
+                self.unknown().note(*hash, now);
                 Ok(Found::Nothing)
             }
             Err(error) => {
@@ -80,6 +93,10 @@ impl Keyring {
     /// Forgets a key that was revoked here.
     pub(crate) fn forget(&self, hash: &KeyHash) {
         self.lock().remove(hash);
+    }
+
+    fn unknown(&self) -> MutexGuard<'_, Unknown> {
+        self.unknown.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<KeyHash, Held>> {
@@ -101,6 +118,23 @@ impl Held {
             Some(Err(wait)) => Found::TooFast(wait),
             Some(Ok(())) | None => Found::Key(Arc::clone(&self.key)),
         }
+    }
+}
+
+/// Hashes of no key, as PostgreSQL said when it was asked.
+#[derive(Default)]
+struct Unknown(HashMap<KeyHash, Instant>);
+
+impl Unknown {
+    fn has(&self, hash: &KeyHash, now: Instant) -> bool {
+        self.0.get(hash).is_some_and(|asked_at| now.saturating_duration_since(*asked_at) < FRESH)
+    }
+
+    fn note(&mut self, hash: KeyHash, asked_at: Instant) {
+        if self.0.len() >= MOST_UNKNOWN {
+            self.0.clear();
+        }
+        self.0.insert(hash, asked_at);
     }
 }
 
@@ -132,6 +166,22 @@ impl Bucket {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_unknown_key_is_remembered_for_a_second_and_never_too_many_are() {
+        let start = Instant::now();
+        let mut unknown = Unknown::default();
+        unknown.note([1; 32], start);
+        assert!(unknown.has(&[1; 32], start + Duration::from_millis(999)));
+        assert!(!unknown.has(&[1; 32], start + FRESH));
+        assert!(!unknown.has(&[2; 32], start));
+        for n in 0..MOST_UNKNOWN + 5 {
+            let mut hash = [0; 32];
+            hash[..8].copy_from_slice(&n.to_be_bytes());
+            unknown.note(hash, start);
+        }
+        assert!(unknown.0.len() <= MOST_UNKNOWN);
+    }
 
     #[test]
     fn a_bucket_gives_its_rate_and_says_when_there_is_more() {

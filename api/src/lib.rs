@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use axum::Router;
 use eventrail_core::config::ApiConfig;
+use eventrail_core::db;
 use eventrail_core::egress::EgressPolicy;
 use eventrail_core::ping::Pinger;
 use eventrail_core::rail::doorbell::Doorbell;
@@ -39,6 +40,10 @@ mod server;
 
 pub use server::bind;
 
+/// Connections for reads, and for the look-up of keys apart from them: slow reads lock nobody out.
+const READERS: u32 = 8;
+const KEY_READERS: u32 = 2;
+
 /// What the API is given by the process that runs it.
 pub struct Deps {
     pub pool: PgPool,
@@ -58,7 +63,10 @@ pub(crate) struct Api(Arc<Shared>);
 
 pub(crate) struct Shared {
     pub(crate) config: ApiConfig,
+    /// For changes, and the probes.
     pub(crate) pool: PgPool,
+    /// For answers that only read.
+    pub(crate) reads: PgPool,
     pub(crate) vault: Arc<Vault>,
     pub(crate) pinger: Arc<dyn Pinger>,
     pub(crate) redis: ConnectionManager,
@@ -85,12 +93,13 @@ impl Api {
         let (ingest, writer) = Ingest::new(options, deps.doorbell.clone());
         let shared = Shared {
             config,
+            reads: db::pool_of_readers(&deps.pool, READERS),
+            keyring: Keyring::new(db::pool_of_readers(&deps.pool, KEY_READERS)),
             pool: deps.pool,
             redis: deps.redis,
             doorbell: deps.doorbell,
             egress: deps.egress,
             access,
-            keyring: Keyring::default(),
             prometheus: deps.prometheus,
             vault: deps.vault,
             pinger: deps.pinger,

@@ -254,7 +254,10 @@ impl IntoResponse for Problem {
 impl From<sqlx::Error> for Problem {
     /// 503 where trying again helps, 500 where it is a bug. The chain is logged here, once.
     fn from(error: sqlx::Error) -> Self {
-        if is_infrastructure(&error) {
+        if is_given_up(&error) {
+            tracing::warn!(%error, "PostgreSQL took too long for a request");
+            Self::new(Kind::TimedOut, "PostgreSQL took too long for this; narrow the filter, or try again")
+        } else if is_infrastructure(&error) {
             tracing::warn!(%error, "PostgreSQL did not serve a request");
             Self::new(Kind::Unavailable, "PostgreSQL can't be reached at the moment; try again")
         } else {
@@ -262,6 +265,11 @@ impl From<sqlx::Error> for Problem {
             Self::new(Kind::Internal, "The request failed; the log has the reason under this request_id")
         }
     }
+}
+
+/// Whether the statement ran into its timeout (query_canceled).
+fn is_given_up(error: &sqlx::Error) -> bool {
+    matches!(error, sqlx::Error::Database(error) if error.code().as_deref() == Some("57014"))
 }
 
 /// Whether the database, not the statement, is at fault: connections, resources, operators, locks, and

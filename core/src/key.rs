@@ -49,6 +49,12 @@ impl NewKey {
         &self.0
     }
 
+    /// Whether a text has the form of a key: nothing else need be looked up.
+    pub fn is_like(text: &[u8]) -> bool {
+        let digits = text.strip_prefix(b"er_").unwrap_or_default();
+        digits.len() == 43 && digits.iter().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(byte))
+    }
+
     pub fn hash(&self) -> KeyHash {
         hash(self.0.as_bytes())
     }
@@ -81,6 +87,10 @@ mod tests {
         assert!(one.expose().starts_with(one.prefix()) && one.prefix().starts_with("er_"));
         assert_ne!(one.expose(), other.expose());
         assert_eq!(one.hash(), hash(one.expose().as_bytes()));
+        assert!(NewKey::is_like(one.expose().as_bytes()));
+        for other in ["", "er_", "er_x", &one.expose()[1..], &format!("{}=", one.expose())] {
+            assert!(!NewKey::is_like(other.as_bytes()), "{other}");
+        }
         assert_eq!(format!("{one:?}"), "NewKey(***)");
     }
 

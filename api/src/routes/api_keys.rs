@@ -3,7 +3,7 @@
 use axum::extract::{Path, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, Datelike as _, Utc};
 use eventrail_core::db::key::{self, ApiKey, Created, KeyDraft, Revoked};
 use eventrail_core::event::Source;
 use eventrail_core::group::GroupName;
@@ -53,7 +53,7 @@ pub(super) struct KeyBody {
     /// How often the key may be used, in each process of the API; without limit by default.
     #[schema(minimum = 1, maximum = 100_000)]
     rate_per_second: Option<i64>,
-    /// In the future; never by default.
+    /// In the future, with a year of four digits; never by default.
     expires_at: Option<DateTime<Utc>>,
 }
 
@@ -95,6 +95,9 @@ impl KeyBody {
         }
         if self.expires_at.is_some_and(|at| at <= now) {
             refuse("expires_at", "must be in the future");
+        }
+        if self.expires_at.is_some_and(|at| at.year() > 9999) {
+            refuse("expires_at", "must be in the year 9999 at the latest");
         }
         let role = match self.role {
             Some(RoleName::Producer) => Role::Producer,
@@ -196,7 +199,7 @@ pub(super) async fn list_api_keys(
 ) -> Result<Response, Problem> {
     let limit = page.limit()?;
     let before = page.after(|cursor| cursor.parse().ok())?;
-    let keys = key::list(&api.pool, before, limit + 1).await?;
+    let keys = key::list(&api.reads, before, limit + 1).await?;
     Ok(json(&Page::new(keys, limit, |key| key.id.to_string()).map(KeyView::from)))
 }
 

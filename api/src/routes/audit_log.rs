@@ -62,6 +62,6 @@ pub(super) async fn list_audit_log(
 ) -> Result<Response, Problem> {
     let limit = page.limit()?;
     let before = page.after(|cursor| cursor.strip_prefix('a')?.parse().ok())?;
-    let entries = audit::list(&api.pool, before, limit + 1).await?;
+    let entries = audit::list(&api.reads, before, limit + 1).await?;
     Ok(json(&Page::new(entries, limit, |entry| format!("a{}", entry.id)).map(AuditView::from)))
 }

@@ -118,9 +118,9 @@ pub(super) async fn list_event_deliveries(
     _: NoQuery,
 ) -> Result<Response, Problem> {
     let id = event_id(&id)?;
-    let mut targets = whereabouts::targets(&api.pool, id, None).await?;
+    let mut targets = whereabouts::targets(&api.reads, id, None).await?;
     targets.retain(|target| may_see(&caller, target));
-    if targets.is_empty() && !event_list::is_visible(&api.pool, &caller.scope()?, id).await? {
+    if targets.is_empty() && !event_list::is_visible(&api.reads, &caller.scope()?, id).await? {
         return Err(no_such_event());
     }
     let data = targets.into_iter().map(|target| DeliveryView::new(id, target)).collect();
@@ -180,7 +180,7 @@ async fn find(
 ) -> Result<(EventId, EndpointId, Target), Problem> {
     let event = event_id(event).map_err(|_| not_owed())?;
     let endpoint = endpoint_id(endpoint).map_err(|_| not_owed())?;
-    let target = whereabouts::targets(&api.pool, event, Some(endpoint)).await?.pop().ok_or_else(not_owed)?;
+    let target = whereabouts::targets(&api.reads, event, Some(endpoint)).await?.pop().ok_or_else(not_owed)?;
     if !may_see(caller, &target) {
         return Err(not_owed());
     }
@@ -202,7 +202,7 @@ pub(super) async fn get_delivery(
     _: NoQuery,
 ) -> Result<Response, Problem> {
     let (event, endpoint, target) = find(&api, &caller, &event, &endpoint).await?;
-    let attempts = whereabouts::attempts(&api.pool, event, endpoint).await?;
+    let attempts = whereabouts::attempts(&api.reads, event, endpoint).await?;
     Ok(json(&OneDelivery {
         delivery: DeliveryView::new(event, target),
         attempt_log: attempts.into_iter().map(AttemptView::from).collect(),

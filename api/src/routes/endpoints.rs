@@ -79,8 +79,8 @@ pub(super) async fn list_endpoints(
 ) -> Result<Response, Problem> {
     let limit = page.limit()?;
     let before = page.after(|cursor| cursor.parse().ok())?;
-    let group = group::get(&api.pool, &name).await?.ok_or_else(no_such_group)?;
-    let endpoints = endpoint::list(&api.pool, group.id, before, limit + 1).await?;
+    let group = group::get(&api.reads, &name).await?.ok_or_else(no_such_group)?;
+    let endpoints = endpoint::list(&api.reads, group.id, before, limit + 1).await?;
     let page = Page::new(endpoints, limit, |endpoint| endpoint.id.to_string());
     Ok(json(&page.map(|endpoint| EndpointView::new(&api.vault, &name, endpoint))))
 }
@@ -99,7 +99,7 @@ pub(super) async fn get_endpoint(
     Path((_, id)): Path<(String, String)>,
     _: NoQuery,
 ) -> Result<Response, Problem> {
-    let found = endpoint::get(&api.pool, &group, endpoint_id(&id)?).await?;
+    let found = endpoint::get(&api.reads, &group, endpoint_id(&id)?).await?;
     Ok(json(&EndpointView::new(&api.vault, &group, found.ok_or_else(no_such_endpoint)?)))
 }
 

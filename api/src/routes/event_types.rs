@@ -4,7 +4,6 @@ use axum::extract::State;
 use axum::response::Response;
 use chrono::{DateTime, Utc};
 use eventrail_core::db::event_kind::{self, EventKind};
-use eventrail_core::db::event_list::Scope;
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -35,7 +34,7 @@ impl From<EventKind> for EventTypeView {
 /// List the event types that were seen
 ///
 /// With the source that sent them and the last time, by type. It is some seconds behind. Producers see those of
-/// their sources.
+/// their sources, subscribers those that the endpoints of their groups are subscribed to.
 #[utoipa::path(
     get,
     path = "/event-types",
@@ -50,12 +49,9 @@ pub(super) async fn list_event_types(
 ) -> Result<Response, Problem> {
     let limit = page.limit()?;
     let after = page.after(read_cursor)?;
-    let sources = match &scope {
-        Scope::Sources(sources) => sources.as_slice(),
-        Scope::All | Scope::TargetedAt(_) => &[],
-    };
-    let kinds = event_kind::list(&api.pool, sources, after, limit + 1).await?;
-    Ok(json(&Page::new(kinds, limit, write_cursor).map(EventTypeView::from)))
+    let kinds = event_kind::list(&api.reads, &scope, after, limit + 1).await?;
+    let page = Page::of_stretch(kinds, limit, write_cursor, |kind| write_cursor(&kind));
+    Ok(json(&page.map(EventTypeView::from)))
 }
 
 /// In hexadecimal, for sources may hold what means something in a URL.

@@ -201,10 +201,10 @@ pub(super) async fn get_event(
     _: NoQuery,
 ) -> Result<Response, Problem> {
     let id = event_id(&id)?;
-    if scope != Scope::All && !event_list::is_visible(&api.pool, &scope, id).await? {
+    if scope != Scope::All && !event_list::is_visible(&api.reads, &scope, id).await? {
         return Err(no_such_event());
     }
-    let event = log::get_event(&api.pool, id).await?.ok_or_else(no_such_event)?;
+    let event = log::get_event(&api.reads, id).await?.ok_or_else(no_such_event)?;
     // It was valid JSON when it was stored.
     let payload = String::from_utf8(event.payload).ok().and_then(|text| RawValue::from_string(text).ok());
     let payload = payload.ok_or_else(|| Problem::new(Kind::Internal, "The stored payload is not JSON"))?;

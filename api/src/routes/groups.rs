@@ -86,7 +86,7 @@ struct GroupDetail {
     lag: i64,
     #[serde(serialize_with = "micros_or_null")]
     oldest_unsettled_at: Option<DateTime<Utc>>,
-    /// When the newest of the delivered events was delivered.
+    /// When something was delivered last, of the group's newest 10,000 deliveries.
     #[serde(serialize_with = "micros_or_null")]
     last_delivered_at: Option<DateTime<Utc>>,
     /// Deliveries that were deferred and not tried yet; like those below a million at most.
@@ -170,7 +170,7 @@ pub(super) async fn list_groups(
 ) -> Result<Response, Problem> {
     let limit = page.limit()?;
     let before = page.after(|cursor| cursor.strip_prefix('g')?.parse().ok())?;
-    let groups = group::list(&api.pool, caller.groups(), before, limit + 1).await?;
+    let groups = group::list(&api.reads, caller.groups(), before, limit + 1).await?;
     let page = Page::new(groups, limit, |group| format!("g{}", group.id));
     Ok(view::json(&page.map(GroupView::from)))
 }
@@ -190,8 +190,8 @@ pub(super) async fn get_group(
     State(api): State<Api>,
     _: NoQuery,
 ) -> Result<Response, Problem> {
-    let group = group::get(&api.pool, &name).await?.ok_or_else(no_such_group)?;
-    let figures = figures::of_group(&api.pool, group.id).await?;
+    let group = group::get(&api.reads, &name).await?.ok_or_else(no_such_group)?;
+    let figures = figures::of_group(&api.reads, group.id).await?;
     let redis_answers = tokio::time::timeout(PROBE_DEADLINE, probe::ping(&api.redis)).await;
     let stalled_because = stalled_because(&group, &figures, matches!(redis_answers, Ok(Ok(()))));
     Ok(view::json(&GroupDetail::new(group, &figures, stalled_because)))

@@ -95,8 +95,9 @@ pub(super) async fn list_events(
         to: query.to.map(|time| time.0),
         before: page.after(|cursor| cursor.parse().ok())?,
     };
-    let events = event_list::list(&api.pool, &scope, &filter, limit + 1).await?;
-    Ok(json(&Page::new(events, limit, |event| event.id.to_string()).map(ListedEventView::from)))
+    let events = event_list::list(&api.reads, &scope, &filter, limit + 1).await?;
+    let page = Page::of_stretch(events, limit, |event| event.id.to_string(), |id| id.to_string());
+    Ok(json(&page.map(ListedEventView::from)))
 }
 
 /// What has become of a delivery.
@@ -210,8 +211,14 @@ pub(super) async fn list_deliveries(
             Some((event.parse().ok()?, endpoint.parse().ok()?))
         })?,
     };
-    let group = group::get(&api.pool, &name).await?.ok_or_else(no_such_group)?;
-    let deliveries = delivery_list::of_group(&api.pool, group.id, &filter, limit + 1).await?;
-    let cursor = |one: &ListedDelivery| format!("{}.{}", one.event_id, one.endpoint_id);
-    Ok(json(&Page::new(deliveries, limit, cursor).map(ListedDeliveryView::from)))
+    let group = group::get(&api.reads, &name).await?.ok_or_else(no_such_group)?;
+    let deliveries = delivery_list::of_group(&api.reads, group.id, &filter, limit + 1).await?;
+    let cursor = |event: EventId, endpoint: EndpointId| format!("{event}.{endpoint}");
+    let page = Page::of_stretch(
+        deliveries,
+        limit,
+        |one: &ListedDelivery| cursor(one.event_id, one.endpoint_id),
+        |(event, endpoint)| cursor(event, endpoint),
+    );
+    Ok(json(&page.map(ListedDeliveryView::from)))
 }

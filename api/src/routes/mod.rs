@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use axum::Router;
+use eventrail_core::db::Stretch;
 use eventrail_core::egress::{Denied, EgressPolicy};
 use eventrail_core::endpoint::EndpointUrl;
 use serde::Serialize;
@@ -77,7 +78,8 @@ pub(crate) fn routes() -> OpenApiRouter<Api> {
 #[derive(Serialize, ToSchema)]
 struct Page<T> {
     data: Vec<T>,
-    /// The `cursor` of the next page; null on the last.
+    /// The `cursor` of the next page; null on the last. A page before the last may hold fewer than `limit`, even
+    /// nothing, where a filter matches little: follow this until it is null.
     #[schema(required)]
     next_cursor: Option<String>,
 }
@@ -90,6 +92,17 @@ impl<T> Page<T> {
         rows.truncate(limit);
         let next_cursor = if has_more { rows.last().map(cursor) } else { None };
         Self { data: rows, next_cursor }
+    }
+
+    /// The same, of rows that were looked for in a stretch of the table only.
+    fn of_stretch<C>(
+        stretch: Stretch<T, C>,
+        limit: i64,
+        cursor: impl Fn(&T) -> String,
+        left_at: impl Fn(C) -> String,
+    ) -> Self {
+        let page = Self::new(stretch.rows, limit, cursor);
+        Self { next_cursor: page.next_cursor.or(stretch.left_at.map(left_at)), ..page }
     }
 
     fn map<U>(self, view: impl Fn(T) -> U) -> Page<U> {

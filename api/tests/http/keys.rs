@@ -51,6 +51,10 @@ async fn bad_keys_are_refused_with_their_fields() {
         (json!({"name": "k", "role": "producer", "rate_per_second": 0}), vec!["/rate_per_second"]),
         (json!({"name": "k", "role": "producer", "expires_at": "2020-01-01T00:00:00Z"}), vec!["/expires_at"]),
         (json!({"name": "k", "role": "producer", "expires_at": "tomorrow"}), vec!["/expires_at"]),
+        (
+            json!({"name": "k", "role": "producer", "expires_at": "+10000-01-01T00:00:00Z"}),
+            vec!["/expires_at"],
+        ),
         (json!({"name": "k", "role": "producer", "scope": "all"}), vec!["/scope"]),
     ] {
         let reply = admin.post("/api-keys", &body).await;
@@ -111,6 +115,65 @@ async fn a_key_does_not_open_a_later_group_of_the_same_name() {
         .await;
     }
     let _ = server.api.with_key(&both).get("/consumer-groups/other").await.expect(200);
+}
+
+#[tokio::test]
+async fn slow_reads_are_given_up_and_lock_nobody_out() {
+    let stack = Stack::start().await;
+    let server = server(&stack).await;
+    let admin = server.api.with_key(ADMIN);
+    let event = admin.post_event("a.b", "s", json!(1)).await;
+    let (_, key) = make_key(&admin, &json!({"name": "k", "role": "operator"})).await;
+    let mut other = stack.pool.begin().await.unwrap();
+    sqlx::query("set local idle_in_transaction_session_timeout = 0").execute(&mut *other).await.unwrap();
+    sqlx::query("lock table event in access exclusive mode").execute(&mut *other).await.unwrap();
+    let path = format!("/events/{event}");
+    // As many as the API has connections for reads.
+    let reads = futures_util::future::join_all((0..8).map(|_| admin.get(&path)));
+    let change = async {
+        eventually_within(Duration::from_secs(4), async || {
+            let waiting: i64 = sqlx::query_scalar("select count(*) from pg_locks where not granted")
+                .fetch_one(&stack.pool)
+                .await
+                .unwrap();
+            if waiting >= 8 { Ok(()) } else { Err(format!("{waiting} reads wait")) }
+        })
+        .await;
+        server.api.with_key(&key).post("/consumer-groups", &json!({"name": "meanwhile"})).await
+    };
+    let (reads, change) = tokio::join!(reads, change);
+    let _ = change.expect(201);
+    for read in &reads {
+        assert_problem(read, 503, "timed-out");
+        assert_eq!(read.header("retry-after"), "1");
+    }
+    other.rollback().await.unwrap();
+    let _ = admin.get(&path).await.expect(200);
+}
+
+#[tokio::test]
+async fn an_unknown_key_is_asked_for_again_after_a_while() {
+    let stack = Stack::start().await;
+    let server = server(&stack).await;
+    let key = format!("er_{}", "A".repeat(43));
+    let stranger = server.api.with_key(&key);
+    for _ in 0..2 {
+        assert_problem(&stranger.get("/consumer-groups").await, 401, "unauthorized");
+    }
+    assert_problem(&server.api.with_key("er_short").get("/consumer-groups").await, 401, "unauthorized");
+    sqlx::query(
+        "insert into api_key (id, name, role, hash, prefix) values ($1, 'k', 'operator', $2, 'er_AAAAA')",
+    )
+    .bind(eventrail_core::ids::KeyId::generate())
+    .bind(eventrail_core::key::hash(key.as_bytes()))
+    .execute(&stack.pool)
+    .await
+    .unwrap();
+    eventually_within(Duration::from_secs(5), async || match stranger.get("/consumer-groups").await.status {
+        200 => Ok(()),
+        status => Err(format!("still {status}")),
+    })
+    .await;
 }
 
 #[tokio::test]

@@ -156,4 +156,74 @@ async fn types_that_were_seen_are_listed_with_their_sources() {
     assert_eq!(all(&admin, "/event-types?limit=1", "source").await, ["r", "s&x=1#", "t"]);
     let (_, key) = make_key(&admin, &json!({"name": "k", "role": "producer", "sources": ["t"]})).await;
     assert_eq!(all(&server.api.with_key(key), "/event-types", "source").await, ["t"]);
+
+    admin.create_group("orders").await;
+    admin.create_group("others").await;
+    let of = |name: &str, filter: Value| {
+        let mut body = filter;
+        body["url"] = format!("http://127.0.0.1:9/{name}").into();
+        body
+    };
+    admin.create_endpoint_with("others", &of("all", json!({}))).await;
+    admin.create_endpoint_with("orders", &of("b", json!({"event_types": ["b.*", "b"]}))).await;
+    let narrow = of("r", json!({"event_types": ["a"], "sources": ["r"]}));
+    let narrow = admin.create_endpoint_with("orders", &narrow).await;
+    let (_, key) = make_key(&admin, &json!({"name": "k", "role": "subscriber", "groups": ["orders"]})).await;
+    let subscriber = server.api.with_key(key);
+    assert_eq!(all(&subscriber, "/event-types?limit=1", "source").await, ["r", "t"]);
+    let _ = admin.delete(&format!("/consumer-groups/orders/endpoints/{}", narrow.id)).await.expect(204);
+    assert_eq!(all(&subscriber, "/event-types", "source").await, ["t"]);
+}
+
+/// However little a filter matches, a page looks at so much only; the pages after it find the rest.
+#[tokio::test]
+async fn a_page_may_be_empty_before_the_last() {
+    let stack = Stack::start().await;
+    let options = Options { admin_token: Some(ADMIN.into()), ..Options::default() };
+    let server = Server::start_with(&stack, options).await;
+    let admin = server.api.with_key(ADMIN);
+    let rare = json!({"url": "http://127.0.0.1:9/", "event_types": ["rare"]});
+    let rare: EndpointId = admin.create_endpoint_with("default", &rare).await.id.parse().unwrap();
+    let first = admin.post_event("rare", "s", json!(1)).await;
+    let noise = json!({"event_type": "noise", "source": "s", "payload": 1});
+    for _ in 0..21 {
+        admin.post_batch(&vec![noise.clone(); 1000]).await;
+    }
+    sqlx::query(
+        "insert into delivery (event_id, endpoint_id, group_id, feed_id, ask, status, attempt_count, attempt_total)
+         select id, case event_type when 'rare' then $1 else gen_random_uuid() end, 1, 1, 1,
+                case event_type when 'rare' then 'dead' else 'delivered' end, 1, 1 from event",
+    )
+    .bind(rare)
+    .execute(&stack.pool)
+    .await
+    .unwrap();
+    let (_, key) = make_key(&admin, &json!({"name": "k", "role": "subscriber", "groups": ["default"]})).await;
+    let subscriber = server.api.with_key(key);
+    let deliveries = "/consumer-groups/default/deliveries";
+    for (path, member) in [
+        ("/events?event_type=rare".to_owned(), "id"),
+        ("/events".to_owned(), "id"),
+        (format!("{deliveries}?endpoint_id={rare}"), "event_id"),
+        (format!("{deliveries}?event_type=rare"), "event_id"),
+    ] {
+        let page = subscriber.get(&path).await.expect(200).body;
+        assert_eq!(page["data"], json!([]), "{path}");
+        assert!(page["next_cursor"].is_string(), "{path}");
+        assert_eq!(all(&subscriber, &path, member).await, std::slice::from_ref(&first), "{path}");
+    }
+    let dead = subscriber.get(&format!("{deliveries}?status=dead")).await.expect(200).body;
+    assert_eq!(dead["data"].as_array().unwrap().len(), 1, "the few of a status have an index");
+    assert_eq!(dead["next_cursor"], json!(null));
+    let page = admin.get("/events").await.expect(200).body;
+    assert_eq!(page["data"].as_array().unwrap().len(), 50);
+    let group = admin.get("/consumer-groups/default").await.expect(200).body;
+    assert!(group["last_delivered_at"].is_string() && group["dead"] == 1, "{group}");
+    // A change of the topology has drawn positions after the last event.
+    sqlx::query("update feed set settled_position = (select max(position) + 5 from event)")
+        .execute(&stack.pool)
+        .await
+        .unwrap();
+    let group = admin.get("/consumer-groups/default").await.expect(200).body;
+    assert_eq!((&group["settled"], &group["lag"]), (&group["head"], &json!(0)));
 }

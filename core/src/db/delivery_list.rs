@@ -5,6 +5,7 @@ use serde_json::json;
 use sqlx::PgPool;
 use uuid::Uuid;
 
+use super::Stretch;
 use super::audit::{self, Author};
 use super::change;
 use super::delivery::Status;
@@ -37,41 +38,96 @@ pub struct DeliveryFilter {
     pub before: Option<(EventId, EndpointId)>,
 }
 
-/// A group's deliveries in pages, those of the newest events first.
+/// Deliveries that one page looks at.
+const LOOKED_AT: i64 = 10_000;
+
+/// The statements for one page: where it ends, at most, and what it holds.
+struct Statements {
+    last: &'static str,
+    page: &'static str,
+}
+
+/// `$status` is written out, so that the index of the few rows that have it can be used.
+macro_rules! statements {
+    ($status:literal) => {
+        Statements {
+            last: concat!(
+                "select event_id, endpoint_id from delivery d
+                 where group_id = $1 and (event_id, endpoint_id) < ($2, $3) and event_id <= $2
+                   and event_id >= id_floor($4) and event_id < id_floor($5) and ",
+                $status,
+                " order by event_id desc, endpoint_id desc offset $6 limit 1"
+            ),
+            page: concat!(
+                "select d.event_id, d.endpoint_id, v.event_type, d.status, d.attempt_total, d.next_attempt_at,
+                        d.last_status_code, d.last_error, d.updated_at
+                 from delivery d join event v on v.id = d.event_id
+                 where d.group_id = $1 and (d.event_id, d.endpoint_id) < ($2, $3) and d.event_id <= $2
+                   and d.event_id >= id_floor($4) and d.event_id < id_floor($5)
+                   and v.id >= id_floor($4) and v.id < id_floor($5)
+                   and (d.event_id, d.endpoint_id) >= ($6, $7) and d.event_id >= $6
+                   and ($8::text is null or d.status = $8)
+                   and ($9::uuid is null or d.endpoint_id = $9)
+                   and ($10::text is null or filter_matches(array[$10], '{}', v.event_type, '')) and ",
+                $status,
+                " order by d.event_id desc, d.endpoint_id desc limit $11"
+            ),
+        }
+    };
+}
+
+const OF_ANY_STATUS: Statements = statements!("true");
+const PENDING: Statements = statements!("d.status = 'pending'");
+const RETRYING: Statements = statements!("d.status = 'retrying'");
+const DEAD: Statements = statements!("d.status = 'dead' and d.purged_at is null");
+
+/// A group's deliveries in pages, those of the newest events first. Dead letters that were put away are listed
+/// only among all.
 ///
 /// # Errors
-/// PostgreSQL is away.
+/// PostgreSQL is away, or slow.
 pub async fn of_group(
     pool: &PgPool,
     group_id: i64,
     filter: &DeliveryFilter,
     limit: i64,
-) -> sqlx::Result<Vec<ListedDelivery>> {
+) -> sqlx::Result<Stretch<ListedDelivery, (EventId, EndpointId)>> {
+    let statements = match filter.status {
+        Some(Status::Pending) => PENDING,
+        Some(Status::Retrying) => RETRYING,
+        Some(Status::Dead) => DEAD,
+        Some(Status::Delivered) | None => OF_ANY_STATUS,
+    };
     let (event, endpoint) =
         filter.before.map_or((Uuid::max(), Uuid::max()), |(event, endpoint)| (event.0, endpoint.0));
-    sqlx::query_as(
-        "select d.event_id, d.endpoint_id, v.event_type, d.status, d.attempt_total, d.next_attempt_at,
-                d.last_status_code, d.last_error, d.updated_at
-         from delivery d join event v on v.id = d.event_id
-         where d.group_id = $1 and (d.event_id, d.endpoint_id) < ($2, $3) and d.event_id <= $2
-           and d.event_id >= id_floor($4) and d.event_id < id_floor($5)
-           and v.id >= id_floor($4) and v.id < id_floor($5)
-           and ($6::text is null or d.status = $6)
-           and ($7::uuid is null or d.endpoint_id = $7)
-           and ($8::text is null or filter_matches(array[$8], '{}', v.event_type, ''))
-         order by d.event_id desc, d.endpoint_id desc limit $9",
-    )
-    .bind(group_id)
-    .bind(event)
-    .bind(endpoint)
-    .bind(filter.from.unwrap_or(DateTime::UNIX_EPOCH))
-    .bind(filter.to.unwrap_or_else(super::event_list::far_future))
-    .bind(filter.status.map(Status::as_str))
-    .bind(filter.endpoint_id)
-    .bind(&filter.event_type)
-    .bind(limit)
-    .fetch_all(pool)
-    .await
+    let from = filter.from.unwrap_or(DateTime::UNIX_EPOCH);
+    let to = filter.to.unwrap_or_else(super::event_list::far_future);
+    let last: Option<(EventId, EndpointId)> = sqlx::query_as(statements.last)
+        .bind(group_id)
+        .bind(event)
+        .bind(endpoint)
+        .bind(from)
+        .bind(to)
+        .bind(LOOKED_AT - 1)
+        .fetch_optional(pool)
+        .await?;
+    let (last_event, last_endpoint) =
+        last.map_or((Uuid::nil(), Uuid::nil()), |(event, endpoint)| (event.0, endpoint.0));
+    let rows = sqlx::query_as(statements.page)
+        .bind(group_id)
+        .bind(event)
+        .bind(endpoint)
+        .bind(from)
+        .bind(to)
+        .bind(last_event)
+        .bind(last_endpoint)
+        .bind(filter.status.map(Status::as_str))
+        .bind(filter.endpoint_id)
+        .bind(&filter.event_type)
+        .bind(limit)
+        .fetch_all(pool)
+        .await?;
+    Ok(Stretch { rows, left_at: last })
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

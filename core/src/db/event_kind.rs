@@ -4,6 +4,9 @@
 use chrono::{DateTime, Utc};
 use sqlx::PgPool;
 
+use super::Stretch;
+use super::event_list::Scope;
+
 /// A type from a source.
 #[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow)]
 pub struct EventKind {
@@ -36,26 +39,53 @@ pub async fn touch(pool: &PgPool, seen: &[EventKind]) -> sqlx::Result<()> {
     .map(drop)
 }
 
-/// Pairs in pages, by type and source: those after the pair `after`; of these sources only, if any are given.
+/// Pairs that one page of a filtered list looks at.
+const LOOKED_AT: i64 = 1_000;
+
+/// Pairs in pages, by type and source: those after the pair `after`. Who is bound to groups sees what their
+/// endpoints are subscribed to now.
 ///
 /// # Errors
-/// PostgreSQL is away.
+/// PostgreSQL is away, or slow.
 pub async fn list(
     pool: &PgPool,
-    sources: &[String],
+    scope: &Scope,
     after: Option<(String, String)>,
     limit: i64,
-) -> sqlx::Result<Vec<EventKind>> {
+) -> sqlx::Result<Stretch<EventKind, EventKind>> {
+    let (sources, groups) = scope.columns();
     let (after_type, after_source) = after.unwrap_or_default();
-    sqlx::query_as(
-        "select event_type, source, last_at from event_kind
-         where (event_type, source) > ($1, $2) and (cardinality($3::text[]) = 0 or source = any($3))
-         order by event_type, source limit $4",
+    let last: Option<EventKind> = sqlx::query_as(
+        "select event_type, source, last_at from event_kind where (event_type, source) > ($1, $2)
+         order by event_type, source offset $3 limit 1",
+    )
+    .bind(&after_type)
+    .bind(&after_source)
+    .bind(if *scope == Scope::All { limit } else { LOOKED_AT } - 1)
+    .fetch_optional(pool)
+    .await?;
+    let rows = sqlx::query_as(
+        "with filter as materialized (
+             select distinct s.event_types, s.sources from consumer_group g
+             join endpoint e on e.group_id = g.id and e.status <> 'deleted'
+             join subscription s on s.endpoint_id = e.id and s.to_position is null
+             where g.name = any($6) and g.deleted_at is null
+         )
+         select event_type, source, last_at from event_kind k
+         where (event_type, source) > ($1, $2) and ($3::text is null or (event_type, source) <= ($3, $4))
+           and ($5::text[] is null or source = any($5))
+           and ($6::text[] is null or exists (
+                select from filter f where filter_matches(f.event_types, f.sources, k.event_type, k.source)))
+         order by event_type, source limit $7",
     )
     .bind(after_type)
     .bind(after_source)
+    .bind(last.as_ref().map(|kind| &kind.event_type))
+    .bind(last.as_ref().map(|kind| &kind.source))
     .bind(sources)
+    .bind(groups)
     .bind(limit)
     .fetch_all(pool)
-    .await
+    .await?;
+    Ok(Stretch { rows, left_at: last })
 }

@@ -4,6 +4,7 @@ use chrono::{DateTime, Utc};
 use sqlx::PgPool;
 use uuid::Uuid;
 
+use super::Stretch;
 use crate::ids::EventId;
 
 /// Which events a caller may see.
@@ -18,7 +19,7 @@ pub enum Scope {
 
 impl Scope {
     /// For SQL: sources and groups, each null where it does not bind.
-    fn columns(&self) -> (Option<&[String]>, Option<&[String]>) {
+    pub(super) fn columns(&self) -> (Option<&[String]>, Option<&[String]>) {
         match self {
             Self::All => (None, None),
             Self::Sources(sources) => (Some(sources), None),
@@ -49,42 +50,72 @@ pub struct EventFilter {
     pub before: Option<EventId>,
 }
 
+/// Events that one page of a filtered list looks at.
+const LOOKED_AT: i64 = 10_000;
+
 /// Events in pages, newest first.
 ///
 /// # Errors
-/// PostgreSQL is away.
+/// PostgreSQL is away, or slow.
 pub async fn list(
     pool: &PgPool,
     scope: &Scope,
     filter: &EventFilter,
     limit: i64,
-) -> sqlx::Result<Vec<ListedEvent>> {
+) -> sqlx::Result<Stretch<ListedEvent, EventId>> {
     let (sources, groups) = scope.columns();
-    sqlx::query_as(
-        "select v.id, v.position, v.event_type, v.source, v.created_at from event v
-         where v.id < $1 and v.id >= id_floor($2) and v.id < id_floor($3)
-           and ($4::text is null or filter_matches(array[$4], '{}', v.event_type, ''))
-           and ($5::text is null or v.source = $5)
-           and ($6::text[] is null or v.source = any($6))
-           and ($7::text[] is null or exists (
-                select from consumer_group g
-                join endpoint e on e.group_id = g.id
-                join subscription s on s.endpoint_id = e.id
-                where g.name = any($7) and g.deleted_at is null and s.from_position < v.position
-                  and (s.to_position is null or s.to_position >= v.position)
-                  and filter_matches(s.event_types, s.sources, v.event_type, v.source)))
-         order by v.id desc limit $8",
+    let takes_all = *scope == Scope::All && filter.event_type.is_none() && filter.source.is_none();
+    let before = filter.before.map_or(Uuid::max(), |id| id.0);
+    let from = filter.from.unwrap_or(DateTime::UNIX_EPOCH);
+    let to = filter.to.unwrap_or_else(far_future);
+    let last: Option<EventId> = sqlx::query_scalar(
+        "select id from event where id < $1 and id >= id_floor($2) and id < id_floor($3)
+         order by id desc offset $4 limit 1",
     )
-    .bind(filter.before.map_or(Uuid::max(), |id| id.0))
-    .bind(filter.from.unwrap_or(DateTime::UNIX_EPOCH))
-    .bind(filter.to.unwrap_or_else(far_future))
+    .bind(before)
+    .bind(from)
+    .bind(to)
+    .bind(if takes_all { limit } else { LOOKED_AT } - 1)
+    .fetch_optional(pool)
+    .await?;
+    // Filters are held against each type and source once, however many events have them.
+    let rows = sqlx::query_as(
+        "with looked_at as materialized (
+             select id, position, event_type, source, group_id, created_at from event
+             where id < $1 and id >= id_floor($2) and id < id_floor($3) and id >= $4
+         ), kind as materialized (
+             select event_type, source from (select distinct event_type, source from looked_at) k
+             where ($5::text is null or filter_matches(array[$5], '{}', event_type, ''))
+               and ($6::text is null or source = $6)
+               and ($7::text[] is null or source = any($7))
+         ), owed as materialized (
+             select k.event_type, k.source, e.group_id, s.from_position, s.to_position
+             from kind k, consumer_group g
+             join endpoint e on e.group_id = g.id
+             join subscription s on s.endpoint_id = e.id
+             where g.name = any($8) and g.deleted_at is null
+               and filter_matches(s.event_types, s.sources, k.event_type, k.source)
+         )
+         select l.id, l.position, l.event_type, l.source, l.created_at
+         from looked_at l join kind k on k.event_type = l.event_type and k.source = l.source
+         where $8::text[] is null or exists (
+             select from owed o where o.event_type = l.event_type and o.source = l.source
+               and o.from_position < l.position and (o.to_position is null or o.to_position >= l.position)
+               and (l.group_id is null or l.group_id = o.group_id))
+         order by l.id desc limit $9",
+    )
+    .bind(before)
+    .bind(from)
+    .bind(to)
+    .bind(last.map_or(Uuid::nil(), |id| id.0))
     .bind(&filter.event_type)
     .bind(&filter.source)
     .bind(sources)
     .bind(groups)
     .bind(limit)
     .fetch_all(pool)
-    .await
+    .await?;
+    Ok(Stretch { rows, left_at: last })
 }
 
 /// Whether the caller may see this event; false if there is none.
@@ -102,6 +133,7 @@ pub async fn is_visible(pool: &PgPool, scope: &Scope, id: EventId) -> sqlx::Resu
                     join subscription s on s.endpoint_id = e.id
                     where g.name = any($3) and g.deleted_at is null and s.from_position < v.position
                       and (s.to_position is null or s.to_position >= v.position)
+                      and (v.group_id is null or v.group_id = g.id)
                       and filter_matches(s.event_types, s.sources, v.event_type, v.source))))",
     )
     .bind(id)

@@ -15,7 +15,7 @@ pub struct Figures {
     /// Events of the log after it, whether the group wants them or not.
     pub lag: i64,
     pub oldest_unsettled_at: Option<DateTime<Utc>>,
-    /// When the newest of the delivered events was delivered.
+    /// When something was delivered last, of the group's newest 10,000 deliveries.
     pub last_delivered_at: Option<DateTime<Utc>>,
     pub pending: i64,
     pub retrying: i64,
@@ -54,19 +54,19 @@ pub async fn of_group(pool: &PgPool, group_id: i64) -> sqlx::Result<Figures> {
              from endpoint e left join parked p on p.endpoint_id = e.id and p.to_position is null
              where e.group_id = $1 and e.status <> 'deleted'
          )
-         select h.head, l.settled, e.parked, e.available, e.endpoints,
+         select h.head, least(l.settled, h.head) as settled, e.parked, e.available, e.endpoints,
              (select count(*) from (select from event where position > l.settled limit $2) behind) as lag,
              (select created_at from event where position > l.settled order by position limit 1)
                  as oldest_unsettled_at,
-             (select max(updated_at) from (
-                 select updated_at from delivery where group_id = $1 and status = 'delivered'
-                 order by event_id desc limit 100) newest) as last_delivered_at,
+             (select max(updated_at) filter (where status = 'delivered') from (
+                 select status, updated_at from delivery where group_id = $1
+                 order by event_id desc, endpoint_id desc limit 10000) newest) as last_delivered_at,
              (select count(*) from (select from delivery where group_id = $1 and status = 'pending' limit $2) d)
                  as pending,
              (select count(*) from (select from delivery where group_id = $1 and status = 'retrying' limit $2) d)
                  as retrying,
-             (select count(*) from (select from delivery where group_id = $1 and status = 'dead' limit $2) d)
-                 as dead,
+             (select count(*) from (select from delivery
+                 where group_id = $1 and status = 'dead' and purged_at is null limit $2) d) as dead,
              (select count(*) from dispatcher where seen_at > now() - interval '6 seconds') as dispatchers_alive,
              exists (select from relay_lease where expires_at > now()) as relay_leads
          from live l, head h, endpoints e",

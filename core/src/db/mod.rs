@@ -29,6 +29,15 @@ pub mod tail;
 pub mod topology;
 pub mod whereabouts;
 
+/// A page of a filtered list. No more than a stretch of the table is looked at for it, so that a filter which
+/// matches little costs no more than others: a page may be short, even empty, though there is more.
+#[derive(Debug)]
+pub struct Stretch<T, C> {
+    pub rows: Vec<T>,
+    /// The last row looked at: the next page goes on below it, unless this one is full. `None` at the end.
+    pub left_at: Option<C>,
+}
+
 /// Options from a URL, with what each of our connections wants: a name, TCP keepalives come from the
 /// server's settings, and no statement may hang for ever.
 ///
@@ -48,6 +57,13 @@ pub fn connect_options(url: &str, application: &str) -> anyhow::Result<PgConnect
         ("tcp_keepalives_count", "3"),
     ]);
     Ok(options)
+}
+
+/// A pool for reads that somebody waits for, on the same server: each is given up after 5 s, and they take no
+/// connection from those who write.
+pub fn pool_of_readers(pool: &PgPool, connections: u32) -> PgPool {
+    let options = pool.connect_options().as_ref().clone();
+    self::pool(options.options([("statement_timeout", "5s")]), connections)
 }
 
 /// A pool that connects lazily: PostgreSQL may come up later.
