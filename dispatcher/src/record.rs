@@ -9,11 +9,12 @@ use std::time::{Duration, Instant};
 use chrono::{DateTime, Utc};
 use eventrail_core::db::answered;
 use eventrail_core::db::delivery::{self, Record, Recorded, Status};
-use eventrail_core::db::recipient;
+use eventrail_core::db::{operational, recipient};
 use eventrail_core::group::GroupName;
 use eventrail_core::metrics as names;
 use eventrail_core::rail::schedule::{self, Change, HORIZON, Member};
 use eventrail_core::rail::{dead_letters, intake};
+use sqlx::PgPool;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -97,40 +98,18 @@ fn split_repeated(batch: &mut Vec<Item>) -> Vec<Item> {
 
 /// Commits a batch, however often PostgreSQL must be asked; `None` once told to give up.
 async fn commit(context: &Context, items: Vec<Item>, give_up: &CancellationToken) -> Option<Vec<Committed>> {
-    let mut records: Vec<Record> = items
+    let records: Vec<Record> = items
         .iter()
         .filter_map(|item| match item {
             Item::Record { record, .. } => Some(Record::clone(record)),
             _ => None,
         })
         .collect();
-    let mut rows: HashMap<Member, Recorded> = HashMap::new();
-    if !records.is_empty() {
-        metrics::histogram!(names::RECORD_BATCH_OUTCOMES).record(records.len() as f64);
-        let mut pause = Duration::from_millis(50);
-        let recorded = loop {
-            let started = Instant::now();
-            match answered(delivery::record(&context.pool, &mut records)).await {
-                Ok(recorded) => {
-                    metrics::histogram!(names::RECORD_COMMIT_SECONDS).record(started.elapsed().as_secs_f64());
-                    break recorded;
-                }
-                Err(error) if is_refused(&error) => {
-                    tracing::error!(%error, "PostgreSQL refuses an outcome; each is recorded by itself");
-                    break one_by_one(context, &records).await;
-                }
-                Err(error) => {
-                    tracing::warn!(outcomes = records.len(), %error, "outcomes not recorded yet; trying again");
-                    let told = give_up.run_until_cancelled(tokio::time::sleep(pause)).await;
-                    told?;
-                    pause = (pause * 2).min(Duration::from_secs(2));
-                }
-            }
-        };
-        for row in recorded {
-            rows.insert(Member { event_id: row.event_id, endpoint_id: row.endpoint_id }, row);
-        }
-    }
+    let recorded = if records.is_empty() { Vec::new() } else { write(context, records, give_up).await? };
+    let mut rows: HashMap<Member, Recorded> = recorded
+        .into_iter()
+        .map(|row| (Member { event_id: row.event_id, endpoint_id: row.endpoint_id }, row))
+        .collect();
     let mut committed = Vec::with_capacity(items.len());
     for item in items {
         let item = match item {
@@ -153,6 +132,65 @@ async fn commit(context: &Context, items: Vec<Item>, give_up: &CancellationToken
         committed.push(Committed { item, row });
     }
     Some(committed)
+}
+
+/// Writes outcomes until they are committed; `None` once told to give up.
+async fn write(
+    context: &Context,
+    mut records: Vec<Record>,
+    give_up: &CancellationToken,
+) -> Option<Vec<Recorded>> {
+    metrics::histogram!(names::RECORD_BATCH_OUTCOMES).record(records.len() as f64);
+    let mut recorded = Vec::with_capacity(records.len());
+    let mut pause = Duration::from_millis(50);
+    loop {
+        let started = Instant::now();
+        match answered(write_once(&context.pool, &mut records, &mut recorded)).await {
+            Ok(()) => {
+                metrics::histogram!(names::RECORD_COMMIT_SECONDS).record(started.elapsed().as_secs_f64());
+                return Some(recorded);
+            }
+            Err(error) if is_refused(&error) => {
+                tracing::error!(%error, "PostgreSQL refuses an outcome; each is recorded by itself");
+                recorded.extend(one_by_one(context, &records).await);
+                return Some(recorded);
+            }
+            Err(error) => {
+                tracing::warn!(outcomes = records.len(), %error, "outcomes not recorded yet; trying again");
+                let told = give_up.run_until_cancelled(tokio::time::sleep(pause)).await;
+                told?;
+                pause = (pause * 2).min(Duration::from_secs(2));
+            }
+        }
+    }
+}
+
+/// Dead letters that somebody wants to hear of go into a transaction of their own, which holds the log lock.
+/// What is committed moves from `records` to `recorded`.
+async fn write_once(
+    pool: &PgPool,
+    records: &mut Vec<Record>,
+    recorded: &mut Vec<Recorded>,
+) -> sqlx::Result<()> {
+    let dead: HashSet<i64> =
+        records.iter().filter(|record| record.status == Status::Dead).map(|record| record.group_id).collect();
+    let listening = if dead.is_empty() {
+        Vec::new()
+    } else {
+        operational::listening_for_dead(pool, &dead.into_iter().collect::<Vec<_>>()).await?
+    };
+    let is_told = |record: &Record| record.status == Status::Dead && listening.contains(&record.group_id);
+    records.sort_by_key(is_told);
+    let untold = records.partition_point(|record| !is_told(record));
+    if untold > 0 {
+        recorded.extend(delivery::record(pool, &mut records[..untold]).await?);
+        records.drain(..untold);
+    }
+    if !records.is_empty() {
+        recorded.extend(operational::record_dead(pool, records).await?);
+        records.clear();
+    }
+    Ok(())
 }
 
 fn member_of(record: &Record) -> Member {

@@ -8,6 +8,7 @@ mod deletion;
 mod fan_out;
 mod isolation;
 mod kinds_of_failure;
+mod operational;
 mod rail;
 mod requests;
 mod retries;

@@ -2,7 +2,7 @@
 //! the highest ask that has touched it; `delivered` and `dead` are final until a higher one.
 
 use chrono::{DateTime, Utc};
-use sqlx::{PgExecutor, PgPool};
+use sqlx::PgExecutor;
 
 use crate::group::GroupName;
 use crate::ids::{EndpointId, EventId};
@@ -90,7 +90,7 @@ type RecordedRow = (EventId, EndpointId, i64, String, i32);
 /// # Errors
 /// PostgreSQL is away. Whether the batch was committed is then unknown; recording it again adds at most
 /// attempts twice.
-pub async fn record(pool: &PgPool, records: &mut [Record]) -> sqlx::Result<Vec<Recorded>> {
+pub async fn record(executor: impl PgExecutor<'_>, records: &mut [Record]) -> sqlx::Result<Vec<Recorded>> {
     records.sort_unstable_by_key(|record| (record.event_id, record.endpoint_id));
     let mut columns = Columns::with_capacity(records.len());
     for record in records.iter() {
@@ -112,7 +112,7 @@ pub async fn record(pool: &PgPool, records: &mut [Record]) -> sqlx::Result<Vec<R
         .bind(columns.response_body)
         .bind(columns.trigger)
         .bind(columns.attempt_error)
-        .fetch_all(pool)
+        .fetch_all(executor)
         .await?;
     Ok(rows
         .into_iter()

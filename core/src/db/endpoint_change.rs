@@ -6,7 +6,7 @@ use sqlx::types::Json;
 use sqlx::{PgConnection, PgPool};
 
 use super::audit::{self, Author};
-use super::change;
+use super::{change, operational};
 use crate::endpoint::{CustomHeaders, EndpointUrl};
 use crate::group::GroupName;
 use crate::ids::EndpointId;
@@ -128,7 +128,7 @@ pub async fn disable(
     if version_of(&mut transaction, group, id).await?.is_none() {
         return Ok(Changed::NotFound);
     }
-    sqlx::query(
+    let disabled = sqlx::query(
         "update endpoint set status = 'disabled', disabled_reason = 'manual',
                 version = raise_topology_version(), updated_at = now()
          where id = $1 and status = 'active'",
@@ -136,6 +136,9 @@ pub async fn disable(
     .bind(id)
     .execute(&mut *transaction)
     .await?;
+    if disabled.rows_affected() > 0 {
+        operational::endpoint_disabled(&mut transaction, id).await?;
+    }
     audit::write(&mut *transaction, author, &subject(group, id), json!({})).await?;
     transaction.commit().await?;
     Ok(Changed::Changed)

@@ -22,6 +22,7 @@ pub mod key;
 pub mod lease;
 pub mod log;
 pub mod migrate;
+pub mod operational;
 pub mod parking;
 pub mod recipient;
 pub mod rekey;

@@ -3,7 +3,7 @@
 
 use sqlx::{PgExecutor, PgPool};
 
-use super::{change, topology};
+use super::{change, operational, topology};
 use crate::ids::EndpointId;
 
 /// Past so many deferred deliveries an endpoint is parked.
@@ -98,10 +98,11 @@ pub async fn unpark(pool: &PgPool) -> sqlx::Result<u64> {
          select f.group_id, 'catch_up', f.ask, c.endpoint_id, c.from_position, c.to_position, c.from_position
          from closed c join feed f on f.id = c.feed_id",
     )
-    .bind(ready)
+    .bind(&ready)
     .execute(&mut *transaction)
     .await?
     .rows_affected();
+    operational::endpoints_recovered(&mut transaction, &ready).await?;
     topology::raise_version(&mut transaction).await?;
     transaction.commit().await?;
     Ok(brought_back)

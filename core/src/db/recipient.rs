@@ -5,7 +5,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use sqlx::{PgExecutor, PgPool};
 
-use super::{change, endpoint, topology};
+use super::{change, endpoint, operational, topology};
 use crate::endpoint::{CustomHeaders, EndpointUrl};
 use crate::group::GroupName;
 use crate::ids::EndpointId;
@@ -188,6 +188,9 @@ pub async fn disable_gone(pool: &PgPool, endpoint: EndpointId) -> sqlx::Result<b
     .execute(&mut *transaction)
     .await?
     .rows_affected();
+    if changed > 0 {
+        operational::endpoint_disabled(&mut transaction, endpoint).await?;
+    }
     transaction.commit().await?;
     Ok(changed > 0)
 }

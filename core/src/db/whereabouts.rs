@@ -89,6 +89,7 @@ pub async fn targets(pool: &PgPool, id: EventId, only: Option<EndpointId>) -> sq
               and (s.to_position is null or s.to_position >= v.position)
          left join delivery d on d.event_id = $1 and d.endpoint_id = e.id
          where v.id = $1 and ($2::uuid is null or e.id = $2)
+           and (v.group_id is null or v.group_id = e.group_id)
            and (d.event_id is not null or s.id is not null and e.status <> 'deleted')
          order by e.id",
     )
