@@ -11,6 +11,7 @@ pub mod db;
 pub mod egress;
 pub mod endpoint;
 pub mod event;
+pub mod feed;
 pub mod group;
 pub mod ids;
 pub mod key;

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use chrono::{DateTime, TimeDelta, Utc};
 use eventrail_core::db::delivery::{Attempt, Record, Status};
 use eventrail_core::egress::EgressPolicy;
+use eventrail_core::ids::ReplayId;
 use eventrail_core::metrics as names;
 use eventrail_core::retry::retry_after;
 use eventrail_core::signature;
@@ -45,8 +46,7 @@ struct Answer {
 
 /// Attempts one delivery. Ends within the endpoint's timeout.
 pub(crate) async fn deliver(courier: &Courier, target: &Target, work: Work) -> Outcome {
-    let (attempt, result) =
-        attempt(courier, target, &work.event, work.attempts_done + 1, work.trigger()).await;
+    let (attempt, result) = attempt(courier, target, &work.event, &Order::of(&work)).await;
     let retries_done = u32::try_from(work.attempts_done).unwrap_or(0);
     let jitter = rand::random::<f64>();
     let verdict = verdict(&result, retries_done, &target.policy, courier.longest_retry_after, jitter);
@@ -64,6 +64,7 @@ pub(crate) async fn deliver(courier: &Courier, target: &Target, work: Work) -> O
         endpoint_id: target.id,
         group_id: target.group_id,
         feed_id: work.feed_id,
+        replay_id: work.replay_id,
         ask: work.ask,
         status,
         next_attempt_at,
@@ -73,19 +74,32 @@ pub(crate) async fn deliver(courier: &Courier, target: &Target, work: Work) -> O
     Outcome { work, record, verdict }
 }
 
+/// Which attempt it is, and why it is made.
+pub(crate) struct Order {
+    /// From 1 on, of this ask.
+    pub(crate) number: i32,
+    pub(crate) trigger: &'static str,
+    pub(crate) resend: Option<ReplayId>,
+}
+
+impl Order {
+    fn of(work: &Work) -> Self {
+        Self { number: work.attempts_done + 1, trigger: work.trigger(), resend: work.resend }
+    }
+}
+
 /// Makes one signed request and reads its answer.
 pub(crate) async fn attempt(
     courier: &Courier,
     target: &Target,
     event: &Event,
-    number: i32,
-    trigger: &'static str,
+    order: &Order,
 ) -> (Attempt, AttemptResult) {
     let started_at = Utc::now();
     let started = Instant::now();
     let answer = match courier.egress.check_host(&target.url) {
         Err(denied) => Answer::failed(Failure::EgressDenied, denied.to_string()),
-        Ok(()) => send(courier, target, event, number, started_at).await,
+        Ok(()) => send(courier, target, event, order, started_at).await,
     };
     let attempt = Attempt {
         started_at,
@@ -94,17 +108,23 @@ pub(crate) async fn attempt(
         error: answer.result.failure,
         error_detail: answer.detail,
         response_body: answer.body,
-        trigger,
+        trigger: order.trigger,
     };
     (attempt, answer.result)
 }
 
-async fn send(courier: &Courier, target: &Target, event: &Event, number: i32, now: DateTime<Utc>) -> Answer {
+async fn send(
+    courier: &Courier,
+    target: &Target,
+    event: &Event,
+    order: &Order,
+    now: DateTime<Utc>,
+) -> Answer {
     let request = courier
         .client
         .post(target.url.clone())
         .timeout(target.timeout)
-        .headers(headers(target, event, number, now))
+        .headers(headers(target, event, order, now))
         .body(event.body.clone());
     match request.send().await {
         Err(error) => {
@@ -116,7 +136,7 @@ async fn send(courier: &Courier, target: &Target, event: &Event, number: i32, no
 }
 
 /// Standard Webhooks 1.0.0, "Webhook metadata" and "Signature scheme".
-fn headers(target: &Target, event: &Event, attempt: i32, now: DateTime<Utc>) -> HeaderMap {
+fn headers(target: &Target, event: &Event, order: &Order, now: DateTime<Utc>) -> HeaderMap {
     let timestamp = now.timestamp();
     let mut headers = target.headers.clone();
     let mut put = |name: HeaderName, value: &str| {
@@ -128,8 +148,11 @@ fn headers(target: &Target, event: &Event, attempt: i32, now: DateTime<Utc>) -> 
     put(HeaderName::from_static("webhook-id"), &event.id_text);
     put(HeaderName::from_static("webhook-timestamp"), &timestamp.to_string());
     put(HeaderName::from_static("webhook-signature"), &signatures);
-    put(HeaderName::from_static("eventrail-attempt"), &attempt.to_string());
+    put(HeaderName::from_static("eventrail-attempt"), &order.number.to_string());
     put(HeaderName::from_static("eventrail-group"), target.group.as_ref());
+    if let Some(replay) = order.resend {
+        put(HeaderName::from_static("eventrail-replay"), &replay.to_string());
+    }
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     headers.insert(USER_AGENT, HeaderValue::from_static(concat!("EventRail/", env!("CARGO_PKG_VERSION"))));
     headers

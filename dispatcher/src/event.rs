@@ -12,6 +12,8 @@ use eventrail_core::ids::EventId;
 #[derive(Debug)]
 pub(crate) struct Event {
     pub(crate) id: EventId,
+    /// Its place in the log.
+    pub(crate) position: i64,
     /// The id as receivers see it (`webhook-id`).
     pub(crate) id_text: String,
     pub(crate) event_type: String,
@@ -30,6 +32,7 @@ impl Event {
             source: "eventrail".into(),
             payload: None,
             created_at: Utc::now(),
+            group_id: None,
         };
         Self::with_payload(&event, payload)
     }
@@ -56,6 +59,7 @@ impl Event {
         body.push(b'}');
         Self {
             id: event.id,
+            position: event.position,
             id_text,
             event_type: event.event_type.clone(),
             created_at: event.created_at,
@@ -121,6 +125,7 @@ mod tests {
             source: source.into(),
             payload: Some(payload.to_vec()),
             created_at: DateTime::UNIX_EPOCH,
+            group_id: None,
         }
     }
 

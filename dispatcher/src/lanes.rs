@@ -4,6 +4,9 @@
 //! The rules: an endpoint takes another permit only while it holds fewer than a quarter of the free ones, and
 //! a group only while it holds fewer than all of the free ones (each at least one). So many slow endpoints
 //! always leave some for the rest, and one busy endpoint alone still gets a fifth of all.
+//!
+//! What is live or due comes first: work of feeds with a single endpoint (catch-ups, replays, redrives) starts only
+//! where nothing else waits for its endpoint, and holds a bounded share of all permits.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::time::{Duration, Instant};
@@ -11,12 +14,17 @@ use std::time::{Duration, Instant};
 use eventrail_core::ids::EndpointId;
 
 use crate::breaker::{Breaker, Permission};
-use crate::work::{Origin, Work};
+use crate::work::Work;
 
 /// Seconds' worth of work that waits for an endpoint with a rate.
 const RATED_SECONDS: usize = 2;
 /// How long work that finds no room had better stay away.
 const PAUSE: Duration = Duration::from_secs(1);
+/// Of all permits, background work holds at most this part: while live work comes in, and otherwise.
+const SHARE_BESIDE_LIVE: usize = 16;
+const SHARE_ALONE: usize = 2;
+/// Live work is taken to be coming in for so long after the last of it.
+const PROMPT_FOR: Duration = Duration::from_secs(1);
 /// Work that waits for one endpoint before its feed is left unread.
 pub(crate) const SOFT_LIMIT: usize = 256;
 /// Work that waits for one endpoint before more of it is deferred.
@@ -41,7 +49,9 @@ struct Lane {
     more_turns_at: Option<Instant>,
     asked_for_turns: bool,
     waiting: VecDeque<Work>,
+    background: VecDeque<Work>,
     in_flight: usize,
+    background_in_flight: usize,
     in_ring: bool,
     breaker: Breaker,
     /// The receiver asked to be left alone until then.
@@ -54,6 +64,19 @@ pub(crate) enum Put {
     Waits,
     /// The endpoint can't take it now; it had better come back at this time.
     Refused(Work, Instant),
+}
+
+/// Which of an endpoint's two queues work waits in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Class {
+    Prompt,
+    Background,
+}
+
+impl Class {
+    pub(crate) fn of(work: &Work) -> Self {
+        if work.is_background() { Self::Background } else { Self::Prompt }
+    }
 }
 
 /// How an attempt ended, as far as the lane is concerned.
@@ -75,6 +98,9 @@ pub(crate) struct Lanes {
     ring: VecDeque<EndpointId>,
     most: usize,
     in_flight: usize,
+    background_in_flight: usize,
+    /// Until then live work is taken to be under way, and background work holds back.
+    prompt_until: Option<Instant>,
     in_flight_of_group: HashMap<i64, usize>,
     waiting: usize,
     open_breakers: usize,
@@ -89,6 +115,8 @@ impl Lanes {
             ring: VecDeque::new(),
             most,
             in_flight: 0,
+            background_in_flight: 0,
+            prompt_until: None,
             in_flight_of_group: HashMap::new(),
             waiting: 0,
             open_breakers: 0,
@@ -115,25 +143,31 @@ impl Lanes {
         open
     }
 
-    /// How much more work an endpoint's lane wants; `None` if the endpoint can't be tried now.
-    pub(crate) fn room(&self, endpoint: EndpointId, now: Instant) -> Option<usize> {
+    /// How much more work of a class an endpoint's lane wants; `None` if the endpoint can't be tried now.
+    pub(crate) fn room(&self, endpoint: EndpointId, class: Class, now: Instant) -> Option<usize> {
         let Some(lane) = self.lanes.get(&endpoint) else { return Some(SOFT_LIMIT) };
+        let waits = match class {
+            Class::Prompt => lane.waiting.len(),
+            Class::Background => lane.background.len(),
+        };
         match lane.permission(now) {
-            Permission::Yes => Some(lane.most_waiting().min(SOFT_LIMIT).saturating_sub(lane.waiting.len())),
-            Permission::Probe => Some(1_usize.saturating_sub(lane.waiting.len())),
+            Permission::Yes => Some(lane.most_waiting().min(SOFT_LIMIT).saturating_sub(waits)),
+            Permission::Probe => Some(1_usize.saturating_sub(waits)),
             Permission::Wait | Permission::NotBefore(_) => None,
         }
     }
 
-    /// Puts work into its endpoint's lane. Work of a catch-up is never refused: its feed is read only as
-    /// there is room.
+    /// Puts work into its endpoint's lane. Background work is never refused: its feed is read only as there is
+    /// room.
     pub(crate) fn put(&mut self, work: Work, limits: &Limits, now: Instant) -> Put {
         let lane = self.lanes.entry(work.endpoint_id).or_default();
         lane.limits = *limits;
         if limits.rate_per_second.is_some() {
             self.rated.insert(work.endpoint_id);
         }
-        if !matches!(work.origin, Origin::CatchUp(_)) {
+        let class = Class::of(&work);
+        if class == Class::Prompt {
+            self.prompt_until = Some(now + PROMPT_FOR);
             let back_at = match lane.permission(now) {
                 Permission::NotBefore(at) => Some(at),
                 Permission::Wait => Some(lane.breaker.back_at(now) + PAUSE),
@@ -147,13 +181,17 @@ impl Lanes {
         }
         self.waiting += 1;
         let endpoint = work.endpoint_id;
-        lane.waiting.push_back(work);
+        match class {
+            Class::Prompt => lane.waiting.push_back(work),
+            Class::Background => lane.background.push_back(work),
+        }
         Self::enter(&mut self.ring, endpoint, lane);
         Put::Waits
     }
 
     /// The next work that may start, taken out and counted as in flight; `None` if nothing may.
     pub(crate) fn start_next(&mut self, now: Instant) -> Option<Work> {
+        let most_background = self.most_background(now);
         for _ in 0..self.ring.len() {
             let free = self.most.saturating_sub(self.in_flight);
             if free == 0 {
@@ -164,16 +202,23 @@ impl Lanes {
             let of_group = self.in_flight_of_group.entry(lane.limits.group_id).or_default();
             let allowed = matches!(lane.permission(now), Permission::Yes | Permission::Probe)
                 && (lane.turns > 0 || lane.limits.rate_per_second.is_none());
-            if lane.waiting.is_empty() || !allowed || lane.in_flight >= lane.limits.max_in_flight {
+            if lane.is_empty() || !allowed || lane.in_flight >= lane.limits.max_in_flight {
                 // It comes back when its attempt ends, or when its time has come.
                 lane.in_ring = false;
                 continue;
             }
-            if lane.in_flight >= (free / 4).max(1) || *of_group >= free.max(1) {
+            let held_back = lane.waiting.is_empty()
+                && (self.background_in_flight >= most_background
+                    || lane.background_in_flight >= (lane.limits.max_in_flight / 2).max(1));
+            if held_back || lane.in_flight >= (free / 4).max(1) || *of_group >= free.max(1) {
                 self.ring.push_back(endpoint);
                 continue;
             }
-            let Some(work) = lane.waiting.pop_front() else { continue };
+            let Some(work) = lane.take() else { continue };
+            if work.is_background() {
+                lane.background_in_flight += 1;
+                self.background_in_flight += 1;
+            }
             lane.breaker.started();
             lane.turns = lane.turns.saturating_sub(1);
             lane.in_flight += 1;
@@ -186,10 +231,27 @@ impl Lanes {
         None
     }
 
+    /// How many attempts of background work may be under way.
+    fn most_background(&self, now: Instant) -> usize {
+        let live = self.prompt_until.is_some_and(|until| until > now);
+        (self.most / if live { SHARE_BESIDE_LIVE } else { SHARE_ALONE }).max(1)
+    }
+
     /// An attempt has ended. Answers the work that the endpoint's breaker, just opened, sends away.
-    pub(crate) fn ended(&mut self, endpoint: EndpointId, how: Ended, now: Instant) -> Vec<(Work, Instant)> {
+    pub(crate) fn ended(
+        &mut self,
+        (endpoint, class): (EndpointId, Class),
+        how: Ended,
+        now: Instant,
+    ) -> Vec<(Work, Instant)> {
+        if class == Class::Background {
+            self.background_in_flight = self.background_in_flight.saturating_sub(1);
+        }
         let Some(lane) = self.lanes.get_mut(&endpoint) else { return Vec::new() };
         lane.in_flight = lane.in_flight.saturating_sub(1);
+        if class == Class::Background {
+            lane.background_in_flight = lane.background_in_flight.saturating_sub(1);
+        }
         self.in_flight = self.in_flight.saturating_sub(1);
         if let Some(of_group) = self.in_flight_of_group.get_mut(&lane.limits.group_id) {
             *of_group = of_group.saturating_sub(1);
@@ -212,9 +274,7 @@ impl Lanes {
             _ => {}
         }
         let away = match lane.permission(now) {
-            Permission::NotBefore(at) => {
-                lane.send_away(at, |work| !matches!(work.origin, Origin::CatchUp(_)))
-            }
+            Permission::NotBefore(at) => send_away(&mut lane.waiting, at, |_| true),
             _ => Vec::new(),
         };
         self.waiting -= away.len();
@@ -233,10 +293,10 @@ impl Lanes {
                 && lane.limits.rate_per_second.is_some()
                 && !lane.asked_for_turns
                 && lane.turns == 0
-                && !lane.waiting.is_empty()
+                && !lane.is_empty()
             {
                 lane.asked_for_turns = true;
-                wanted.push((*endpoint, lane.waiting.len()));
+                wanted.push((*endpoint, lane.waiting.len() + lane.background.len()));
             }
         }
         wanted
@@ -262,9 +322,11 @@ impl Lanes {
     ) -> Vec<(Work, Instant)> {
         let mut away = Vec::new();
         for (endpoint, lane) in &mut self.lanes {
-            if lane.waiting.iter().any(|work| work.taken_at < cutoff) {
-                let back_at = lane.breaker.back_at(now).max(lane.quiet_until.unwrap_or(now)).max(now + PAUSE);
-                away.extend(lane.send_away(back_at, |work| work.taken_at < cutoff && too_long(work)));
+            let back_at = lane.breaker.back_at(now).max(lane.quiet_until.unwrap_or(now)).max(now + PAUSE);
+            for queue in [&mut lane.waiting, &mut lane.background] {
+                if queue.iter().any(|work| work.taken_at < cutoff) {
+                    away.extend(send_away(queue, back_at, |work| work.taken_at < cutoff && too_long(work)));
+                }
             }
             Self::enter(&mut self.ring, *endpoint, lane);
         }
@@ -278,11 +340,12 @@ impl Lanes {
     /// Takes out everything that waits.
     pub(crate) fn clear(&mut self) -> Vec<Work> {
         self.waiting = 0;
-        self.lanes.values_mut().flat_map(|lane| std::mem::take(&mut lane.waiting)).collect()
+        let queues = self.lanes.values_mut().flat_map(|lane| [&mut lane.waiting, &mut lane.background]);
+        queues.flat_map(std::mem::take).collect()
     }
 
     fn enter(ring: &mut VecDeque<EndpointId>, endpoint: EndpointId, lane: &mut Lane) {
-        if !lane.in_ring && !lane.waiting.is_empty() {
+        if !lane.in_ring && !lane.is_empty() {
             lane.in_ring = true;
             ring.push_back(endpoint);
         }
@@ -313,15 +376,16 @@ impl Lane {
         }
     }
 
-    fn send_away(&mut self, back_at: Instant, which: impl Fn(&Work) -> bool) -> Vec<(Work, Instant)> {
-        let (away, stay) = std::mem::take(&mut self.waiting).into_iter().partition(which);
-        self.waiting = stay;
-        let away: VecDeque<Work> = away;
-        away.into_iter().map(|work| (work, back_at)).collect()
+    fn is_empty(&self) -> bool {
+        self.waiting.is_empty() && self.background.is_empty()
+    }
+
+    fn take(&mut self) -> Option<Work> {
+        self.waiting.pop_front().or_else(|| self.background.pop_front())
     }
 
     fn is_idle(&self, now: Instant) -> bool {
-        self.waiting.is_empty()
+        self.is_empty()
             && self.in_flight == 0
             && !self.in_ring
             && !self.breaker.is_open()
@@ -330,15 +394,27 @@ impl Lane {
     }
 }
 
+fn send_away(
+    queue: &mut VecDeque<Work>,
+    back_at: Instant,
+    which: impl Fn(&Work) -> bool,
+) -> Vec<(Work, Instant)> {
+    let (away, stay): (VecDeque<Work>, VecDeque<Work>) = std::mem::take(queue).into_iter().partition(which);
+    *queue = stay;
+    away.into_iter().map(|work| (work, back_at)).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use std::sync::Arc;
 
     use eventrail_core::db::tail::LoggedEvent;
+    use eventrail_core::feed::FeedKind;
     use eventrail_core::ids::EventId;
 
     use crate::event::Event;
+    use crate::work::{HeldEntry, Origin};
 
     fn work(endpoint: EndpointId, now: Instant) -> Work {
         let event = LoggedEvent {
@@ -348,6 +424,7 @@ mod tests {
             source: "s".into(),
             payload: Some(b"1".to_vec()),
             created_at: chrono::DateTime::UNIX_EPOCH,
+            group_id: None,
         };
         Work {
             event: Arc::new(Event::new(&event).unwrap()),
@@ -355,6 +432,8 @@ mod tests {
             group_id: 1,
             group: "g".parse().unwrap(),
             feed_id: 1,
+            replay_id: None,
+            resend: None,
             ask: 1,
             attempts_done: 0,
             origin: Origin::Retry,
@@ -401,13 +480,38 @@ mod tests {
     }
 
     #[test]
+    fn live_work_comes_before_replays_and_leaves_them_a_share() {
+        let (mut lanes, now, endpoint) = (Lanes::new(512), Instant::now(), EndpointId::generate());
+        let replayed = |now| {
+            let entry = HeldEntry::new("s".into(), 1, 1);
+            Work { origin: Origin::Single(FeedKind::Replay, entry), ..work(endpoint, now) }
+        };
+        for _ in 0..100 {
+            lanes.put(replayed(now), &limits(1, 1000), now);
+        }
+        fill(&mut lanes, endpoint, 1, 20, now);
+        let started: Vec<bool> =
+            std::iter::from_fn(|| lanes.start_next(now)).map(|w| w.is_background()).collect();
+        assert_eq!(
+            started,
+            [vec![false; 20], vec![true; 32]].concat(),
+            "a sixteenth of all beside live work"
+        );
+        let later = now + Duration::from_secs(2);
+        assert!(lanes.start_next(later).is_some_and(|work| work.is_background()), "more while none comes in");
+        lanes.ended((endpoint, Class::Background), Ended::Well, later);
+        fill(&mut lanes, endpoint, 1, 1, later);
+        assert!(lanes.start_next(later).is_some_and(|work| !work.is_background()));
+    }
+
+    #[test]
     fn an_endpoints_own_limit_holds() {
         let (mut lanes, now, endpoint) = (Lanes::new(512), Instant::now(), EndpointId::generate());
         for _ in 0..10 {
             lanes.put(work(endpoint, now), &limits(1, 2), now);
         }
         assert_eq!(start_all(&mut lanes, now)[&endpoint], 2);
-        lanes.ended(endpoint, Ended::Well, now);
+        lanes.ended((endpoint, Class::Prompt), Ended::Well, now);
         assert_eq!(start_all(&mut lanes, now)[&endpoint], 1);
         assert_eq!(lanes.waiting(), 7);
     }
@@ -419,7 +523,7 @@ mod tests {
         let mut away = Vec::new();
         for _ in 0..20 {
             lanes.start_next(now).unwrap();
-            away.extend(lanes.ended(endpoint, Ended::Badly, now));
+            away.extend(lanes.ended((endpoint, Class::Prompt), Ended::Badly, now));
         }
         assert_eq!((away.len(), lanes.open_breakers(), lanes.waiting()), (30, 1, 0));
         assert!(matches!(lanes.put(work(endpoint, now), &limits(1, 100), now), Put::Refused(..)));
@@ -428,8 +532,11 @@ mod tests {
         assert!(matches!(lanes.put(work(endpoint, now), &limits(1, 100), later), Put::Refused(..)));
         assert!(lanes.start_next(later).is_some());
         assert!(lanes.start_next(later).is_none());
-        lanes.ended(endpoint, Ended::Well, later);
-        assert_eq!((lanes.open_breakers(), lanes.room(endpoint, later)), (0, Some(SOFT_LIMIT)));
+        lanes.ended((endpoint, Class::Prompt), Ended::Well, later);
+        assert_eq!(
+            (lanes.open_breakers(), lanes.room(endpoint, Class::Prompt, later)),
+            (0, Some(SOFT_LIMIT))
+        );
     }
 
     #[test]
@@ -438,7 +545,7 @@ mod tests {
         fill(&mut lanes, endpoint, 1, 2, now);
         lanes.start_next(now).unwrap();
         let until = now + Duration::from_secs(7);
-        assert_eq!(lanes.ended(endpoint, Ended::SlowDown(until), now).len(), 1);
+        assert_eq!(lanes.ended((endpoint, Class::Prompt), Ended::SlowDown(until), now).len(), 1);
         assert!(
             matches!(lanes.put(work(endpoint, now), &limits(1, 9), now), Put::Refused(_, at) if at == until)
         );

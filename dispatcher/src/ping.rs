@@ -11,7 +11,7 @@ use eventrail_core::ping::{Pinged, Pinger};
 use eventrail_core::vault::Vault;
 use sqlx::PgPool;
 
-use crate::deliver::{self, Courier};
+use crate::deliver::{self, Courier, Order};
 use crate::event::Event;
 use crate::http_client;
 use crate::recipients::{Defaults, Target};
@@ -60,7 +60,8 @@ impl Pinger for Pings {
             let target = Target::new(&recipient, &defaults)?;
             let payload = serde_json::json!({ "endpoint_id": endpoint, "group": recipient.group.as_ref() });
             let event = Event::ping(payload.to_string().as_bytes());
-            let (attempt, _) = deliver::attempt(&courier, &target, &event, 1, "test").await;
+            let order = Order { number: 1, trigger: "test", resend: None };
+            let (attempt, _) = deliver::attempt(&courier, &target, &event, &order).await;
             Ok(Some((event.id, attempt)))
         })
     }

@@ -6,15 +6,17 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use chrono::{TimeDelta, Utc};
-use eventrail_core::db::{delivery, recipient, tail};
+use eventrail_core::db::delivery::{self, Due, Known, Status};
+use eventrail_core::db::{recipient, tail};
+use eventrail_core::feed::{FeedKind, GoesBack};
 use eventrail_core::group::GroupName;
-use eventrail_core::ids::{EndpointId, EventId};
+use eventrail_core::ids::{EndpointId, EventId, ReplayId};
 use eventrail_core::metrics as names;
 use eventrail_core::rail::entry::{Entry, Read};
 use eventrail_core::rail::intake;
 use eventrail_core::rail::keys::Keys;
 use eventrail_core::rail::link::Link;
-use eventrail_core::rail::ready::{FeedKind, FeedRef};
+use eventrail_core::rail::ready::FeedRef;
 use eventrail_core::rail::schedule::{self, Change, Member};
 use sqlx::PgPool;
 use tokio::sync::watch;
@@ -71,14 +73,16 @@ pub(crate) async fn entries(
             async { Ok(delivery::of_events(&context.pool, &ids).await?) },
             bring(context, &ids)
         )?;
-        let known: HashMap<(EventId, EndpointId), i64> =
-            known.into_iter().map(|row| ((row.event_id, row.endpoint_id), row.ask)).collect();
+        let known: HashMap<Member, Known> = known.into_iter().map(|row| (member_of(&row), row)).collect();
         for entry in entries {
             let owed: Vec<EndpointId> = entry
                 .targets
                 .iter()
                 .copied()
-                .filter(|target| known.get(&(entry.event_id, *target)).is_none_or(|ask| *ask < feed.ask))
+                .filter(|target| {
+                    let row = known.get(&Member { event_id: entry.event_id, endpoint_id: *target });
+                    row.is_none_or(|row| is_owed(row, feed, entry.position))
+                })
                 .filter(|target| {
                     let target = context.recipients.get(*target);
                     target.is_none_or(|target| target.state != recipient::State::Deleted)
@@ -93,11 +97,13 @@ pub(crate) async fn entries(
                         group_id: feed.group_id,
                         group: feed.group.clone(),
                         feed_id: feed.feed_id,
+                        replay_id: feed.replay_id,
+                        resend: resend(feed.goes_back, entry.position),
                         ask: feed.ask,
                         attempts_done: 0,
                         origin: match feed.kind {
                             FeedKind::Live => Origin::Live(Arc::clone(&held)),
-                            FeedKind::CatchUp => Origin::CatchUp(Arc::clone(&held)),
+                            single => Origin::Single(single, Arc::clone(&held)),
                         },
                         taken_at,
                     }));
@@ -112,6 +118,22 @@ pub(crate) async fn entries(
         pipeline.exec_async(&mut context.redis.connection()).await?;
     }
     Ok(works)
+}
+
+/// Whether a feed's entry still owes what this row is about: not if the row is of this ask or a later one, nor
+/// if it was delivered and the feed is to bring only what is missing.
+fn is_owed(row: &Known, feed: &FeedRef, position: i64) -> bool {
+    let had = row.status == Status::Delivered
+        && feed.goes_back.is_some_and(|back| back.only_missing && position <= back.as_of);
+    row.ask < feed.ask && !had
+}
+
+fn resend(goes_back: Option<GoesBack>, position: i64) -> Option<ReplayId> {
+    goes_back.filter(|back| position <= back.as_of && !back.only_missing)?.resend
+}
+
+fn member_of(row: &Known) -> Member {
+    Member { event_id: row.event_id, endpoint_id: row.endpoint_id }
 }
 
 /// What a claim of due retries brought.
@@ -147,10 +169,7 @@ pub(crate) async fn retries(
     let ids: Vec<EventId> = ids.into_iter().collect();
     let (rows, events) =
         tokio::try_join!(async { Ok(delivery::of_keys(&context.pool, &keys).await?) }, bring(context, &ids))?;
-    let rows: HashMap<Member, delivery::Known> = rows
-        .into_iter()
-        .map(|row| (Member { event_id: row.event_id, endpoint_id: row.endpoint_id }, row))
-        .collect();
+    let rows: HashMap<Member, Due> = rows.into_iter().map(|row| (member_of(&row.known), row)).collect();
     if keys.iter().any(|(_, endpoint)| context.recipients.get(*endpoint).is_none()) {
         context.recipients.refresh().await?;
     }
@@ -158,20 +177,24 @@ pub(crate) async fn retries(
     let (mut works, mut changes) = (Vec::new(), Vec::new());
     for member in due.members {
         match (rows.get(&member), events.get(&member.event_id)) {
-            (Some(row), Some(event)) if row.status.waits() => match row.next_attempt_at {
-                Some(at) if at > soon => changes.push(Change::Set(member, at)),
-                _ => works.push(Work {
-                    event: Arc::clone(event),
-                    endpoint_id: member.endpoint_id,
-                    group_id,
-                    group: group.clone(),
-                    feed_id: row.feed_id,
-                    ask: row.ask,
-                    attempts_done: row.attempt_count,
-                    origin: Origin::Retry,
-                    taken_at,
-                }),
-            },
+            (Some(Due { known, goes_back }), Some(event)) if known.status.waits() => {
+                match known.next_attempt_at {
+                    Some(at) if at > soon => changes.push(Change::Set(member, at)),
+                    _ => works.push(Work {
+                        event: Arc::clone(event),
+                        endpoint_id: member.endpoint_id,
+                        group_id,
+                        group: group.clone(),
+                        feed_id: known.feed_id,
+                        replay_id: known.replay_id,
+                        resend: resend(*goes_back, event.position),
+                        ask: known.ask,
+                        attempts_done: known.attempt_count,
+                        origin: Origin::Retry,
+                        taken_at,
+                    }),
+                }
+            }
             _ => changes.push(Change::Remove(member)),
         }
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use eventrail_core::db::recipient::{self, Recipient, State};
-use eventrail_core::db::topology;
+use eventrail_core::db::{feed, topology};
 use eventrail_core::group::GroupName;
 use eventrail_core::ids::EndpointId;
 use eventrail_core::retry::RetryPolicy;
@@ -109,6 +109,8 @@ struct Held {
     groups: HashMap<i64, Vec<EndpointId>>,
     /// Groups that are paused.
     paused: HashSet<i64>,
+    /// Feeds that were ended by hand lately.
+    ended: HashSet<i64>,
 }
 
 impl Recipients {
@@ -135,6 +137,11 @@ impl Recipients {
         self.held.read().unwrap_or_else(PoisonError::into_inner).paused.contains(&group_id)
     }
 
+    /// Whether a feed was ended by hand lately.
+    pub(crate) fn is_ended(&self, feed_id: i64) -> bool {
+        self.held.read().unwrap_or_else(PoisonError::into_inner).ended.contains(&feed_id)
+    }
+
     pub(crate) fn active_in_group(&self, group_id: i64) -> usize {
         let held = self.held.read().unwrap_or_else(PoisonError::into_inner);
         held.groups.get(&group_id).map_or(0, Vec::len)
@@ -153,7 +160,9 @@ impl Recipients {
         // A restored backup has an older version than ours: read everything again.
         let since = if version < known { -1 } else { known };
         let changed = recipient::changed_since(&self.pool, &self.vault, since).await?;
+        let ended = feed::ended_lately(&self.pool).await?.into_iter().collect();
         let mut held = self.held.write().unwrap_or_else(PoisonError::into_inner);
+        held.ended = ended;
         for recipient in changed {
             match Target::new(&recipient, &self.defaults) {
                 Ok(target) => held.place(Arc::new(target)),

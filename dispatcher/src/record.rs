@@ -328,7 +328,7 @@ impl Plan {
     }
 
     fn target_done(&mut self, origin: &Origin, has_outcome: bool) {
-        let (Origin::Live(entry) | Origin::CatchUp(entry)) = origin else { return };
+        let (Origin::Live(entry) | Origin::Single(_, entry)) = origin else { return };
         match entry.target_done(has_outcome) {
             TargetDone::OthersRemain => return,
             TargetDone::Release => {}

@@ -4,8 +4,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Instant;
 
+use eventrail_core::feed::FeedKind;
 use eventrail_core::group::GroupName;
-use eventrail_core::ids::EndpointId;
+use eventrail_core::ids::{EndpointId, ReplayId};
 use eventrail_core::rail::schedule::Member;
 
 use crate::event::Event;
@@ -54,8 +55,8 @@ impl HeldEntry {
 pub(crate) enum Origin {
     /// An entry of a group's live feed: it may be deferred.
     Live(Arc<HeldEntry>),
-    /// An entry of a feed with a single endpoint: it waits.
-    CatchUp(Arc<HeldEntry>),
+    /// An entry of a feed with a single endpoint, which is in no hurry: it waits.
+    Single(FeedKind, Arc<HeldEntry>),
     /// A member of the retry ZSET.
     Retry,
 }
@@ -67,6 +68,10 @@ pub(crate) struct Work {
     pub(crate) group_id: i64,
     pub(crate) group: GroupName,
     pub(crate) feed_id: i64,
+    /// The replay or redrive whose feed that is.
+    pub(crate) replay_id: Option<ReplayId>,
+    /// What the receiver is told if it may have had the event before, and gets it again on purpose.
+    pub(crate) resend: Option<ReplayId>,
     pub(crate) ask: i64,
     /// Attempts of this ask that were made before.
     pub(crate) attempts_done: i32,
@@ -79,10 +84,15 @@ impl Work {
         Member { event_id: self.event.id, endpoint_id: self.endpoint_id }
     }
 
+    /// Of a feed with a single endpoint: what is live and what is due comes first.
+    pub(crate) fn is_background(&self) -> bool {
+        matches!(self.origin, Origin::Single(..))
+    }
+
     pub(crate) fn trigger(&self) -> &'static str {
         match self.origin {
             Origin::Live(_) => "feed",
-            Origin::CatchUp(_) => "catch_up",
+            Origin::Single(kind, _) => kind.as_str(),
             Origin::Retry => "retry",
         }
     }

@@ -4,8 +4,9 @@
 use chrono::{DateTime, Utc};
 use sqlx::PgExecutor;
 
+use crate::feed::GoesBack;
 use crate::group::GroupName;
-use crate::ids::{EndpointId, EventId};
+use crate::ids::{EndpointId, EventId, ReplayId};
 use crate::verdict::Failure;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -50,7 +51,7 @@ pub struct Attempt {
     pub error: Option<Failure>,
     pub error_detail: Option<String>,
     pub response_body: Option<Vec<u8>>,
-    /// `feed`, `retry` or `catch_up`.
+    /// `retry`, or what brought the delivery: `feed`, `catch_up`, `replay` or `redrive`.
     pub trigger: &'static str,
 }
 
@@ -61,6 +62,8 @@ pub struct Record {
     pub endpoint_id: EndpointId,
     pub group_id: i64,
     pub feed_id: i64,
+    /// The replay or redrive whose feed that is.
+    pub replay_id: Option<ReplayId>,
     pub ask: i64,
     pub status: Status,
     pub next_attempt_at: Option<DateTime<Utc>>,
@@ -112,6 +115,7 @@ pub async fn record(executor: impl PgExecutor<'_>, records: &mut [Record]) -> sq
         .bind(columns.response_body)
         .bind(columns.trigger)
         .bind(columns.attempt_error)
+        .bind(columns.replay_id)
         .fetch_all(executor)
         .await?;
     Ok(rows
@@ -130,14 +134,14 @@ const RECORD: &str = "
 with input as (
     select * from unnest($1::uuid[], $2::uuid[], $3::bigint[], $4::bigint[], $5::bigint[], $6::text[],
         $7::timestamptz[], $8::text[], $9::timestamptz[], $10::int[], $11::int[], $12::text[], $13::bytea[],
-        $14::text[], $15::text[])
+        $14::text[], $15::text[], $16::uuid[])
     as i (event_id, endpoint_id, group_id, feed_id, ask, status, next_attempt_at, last_error, started_at,
-          duration_ms, status_code, error_detail, response_body, trigger, attempt_error)
+          duration_ms, status_code, error_detail, response_body, trigger, attempt_error, replay_id)
 ), row as (
     insert into delivery as d (event_id, endpoint_id, group_id, feed_id, ask, status, attempt_count,
-        attempt_total, next_attempt_at, last_status_code, last_error)
-    select event_id, endpoint_id, group_id, feed_id, ask, status,
-        (started_at is not null)::int, (started_at is not null)::int, next_attempt_at, status_code, last_error
+        attempt_total, next_attempt_at, last_status_code, last_error, replay_id)
+    select event_id, endpoint_id, group_id, feed_id, ask, status, (started_at is not null)::int,
+        (started_at is not null)::int, next_attempt_at, status_code, last_error, replay_id
     from input
     on conflict (event_id, endpoint_id) do update set
         attempt_total = d.attempt_total + excluded.attempt_total,
@@ -156,6 +160,8 @@ with input as (
                           or excluded.ask = d.ask and d.status in ('pending', 'retrying')
                       then excluded.last_error else d.last_error end,
         feed_id = case when excluded.ask > d.ask then excluded.feed_id else d.feed_id end,
+        replay_id = case when excluded.ask > d.ask then excluded.replay_id else d.replay_id end,
+        purged_at = case when excluded.ask > d.ask then null else d.purged_at end,
         ask = greatest(d.ask, excluded.ask),
         updated_at = now()
     returning event_id, endpoint_id, ask, status, attempt_count, attempt_total
@@ -186,6 +192,7 @@ struct Columns {
     response_body: Vec<Option<Vec<u8>>>,
     trigger: Vec<Option<&'static str>>,
     attempt_error: Vec<Option<&'static str>>,
+    replay_id: Vec<Option<ReplayId>>,
 }
 
 impl Columns {
@@ -209,6 +216,7 @@ impl Columns {
         self.error_detail.push(attempt.and_then(|attempt| attempt.error_detail.clone()));
         self.response_body.push(attempt.and_then(|attempt| attempt.response_body.clone()));
         self.trigger.push(attempt.map(|attempt| attempt.trigger));
+        self.replay_id.push(record.replay_id);
         self.attempt_error.push(attempt.and_then(|attempt| attempt.error).map(Failure::as_str));
     }
 }
@@ -246,22 +254,34 @@ pub struct Known {
     pub status: Status,
     pub attempt_count: i32,
     pub next_attempt_at: Option<DateTime<Utc>>,
+    pub replay_id: Option<ReplayId>,
 }
 
-type KnownRow = (EventId, EndpointId, i64, i64, String, i32, Option<DateTime<Utc>>);
+#[derive(sqlx::FromRow)]
+struct KnownRow {
+    event_id: EventId,
+    endpoint_id: EndpointId,
+    feed_id: i64,
+    ask: i64,
+    status: String,
+    attempt_count: i32,
+    next_attempt_at: Option<DateTime<Utc>>,
+    replay_id: Option<ReplayId>,
+}
 
-fn known(rows: Vec<KnownRow>) -> Vec<Known> {
-    rows.into_iter()
-        .map(|(event_id, endpoint_id, feed_id, ask, status, attempt_count, next_attempt_at)| Known {
-            event_id,
-            endpoint_id,
-            feed_id,
-            ask,
-            status: Status::parse(&status),
-            attempt_count,
-            next_attempt_at,
-        })
-        .collect()
+impl From<KnownRow> for Known {
+    fn from(row: KnownRow) -> Self {
+        Self {
+            event_id: row.event_id,
+            endpoint_id: row.endpoint_id,
+            feed_id: row.feed_id,
+            ask: row.ask,
+            status: Status::parse(&row.status),
+            attempt_count: row.attempt_count,
+            next_attempt_at: row.next_attempt_at,
+            replay_id: row.replay_id,
+        }
+    }
 }
 
 /// All rows of these events. `events` must not be empty.
@@ -270,7 +290,7 @@ fn known(rows: Vec<KnownRow>) -> Vec<Known> {
 /// PostgreSQL is away.
 pub async fn of_events(executor: impl PgExecutor<'_>, events: &[EventId]) -> sqlx::Result<Vec<Known>> {
     let rows: Vec<KnownRow> = sqlx::query_as(
-        "select event_id, endpoint_id, feed_id, ask, status, attempt_count, next_attempt_at
+        "select event_id, endpoint_id, feed_id, ask, status, attempt_count, next_attempt_at, replay_id
          from delivery where event_id = any($1) and event_id between $2 and $3",
     )
     .bind(events)
@@ -278,7 +298,35 @@ pub async fn of_events(executor: impl PgExecutor<'_>, events: &[EventId]) -> sql
     .bind(events.iter().max())
     .fetch_all(executor)
     .await?;
-    Ok(known(rows))
+    Ok(rows.into_iter().map(Known::from).collect())
+}
+
+/// A delivery of which a retry is due.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Due {
+    pub known: Known,
+    /// What its feed does to events up to a position, if the row still belongs to the feed's intention.
+    pub goes_back: Option<GoesBack>,
+}
+
+#[derive(sqlx::FromRow)]
+struct DueRow {
+    #[sqlx(flatten)]
+    known: KnownRow,
+    as_of_position: Option<i64>,
+    only_missing: bool,
+    resend_id: Option<ReplayId>,
+}
+
+impl From<DueRow> for Due {
+    fn from(row: DueRow) -> Self {
+        let goes_back = row.as_of_position.map(|as_of| GoesBack {
+            as_of,
+            only_missing: row.only_missing,
+            resend: row.resend_id,
+        });
+        Self { known: row.known.into(), goes_back }
+    }
 }
 
 /// The rows of exactly these deliveries. `keys` must not be empty.
@@ -288,13 +336,15 @@ pub async fn of_events(executor: impl PgExecutor<'_>, events: &[EventId]) -> sql
 pub async fn of_keys(
     executor: impl PgExecutor<'_>,
     keys: &[(EventId, EndpointId)],
-) -> sqlx::Result<Vec<Known>> {
+) -> sqlx::Result<Vec<Due>> {
     let events: Vec<EventId> = keys.iter().map(|(event, _)| *event).collect();
     let endpoints: Vec<EndpointId> = keys.iter().map(|(_, endpoint)| *endpoint).collect();
-    let rows: Vec<KnownRow> = sqlx::query_as(
-        "select d.event_id, d.endpoint_id, d.feed_id, d.ask, d.status, d.attempt_count, d.next_attempt_at
+    let rows: Vec<DueRow> = sqlx::query_as(
+        "select d.event_id, d.endpoint_id, d.feed_id, d.ask, d.status, d.attempt_count, d.next_attempt_at,
+                d.replay_id, f.as_of_position, coalesce(f.only_missing, false) as only_missing, f.resend_id
          from unnest($1::uuid[], $2::uuid[]) as k (event_id, endpoint_id)
          join delivery d on d.event_id = k.event_id and d.endpoint_id = k.endpoint_id
+         left join feed f on f.id = d.feed_id and f.ask = d.ask
          where d.event_id between $3 and $4",
     )
     .bind(&events)
@@ -303,7 +353,7 @@ pub async fn of_keys(
     .bind(events.iter().max())
     .fetch_all(executor)
     .await?;
-    Ok(known(rows))
+    Ok(rows.into_iter().map(Due::from).collect())
 }
 
 /// A delivery that waits, for the loader.

@@ -4,6 +4,7 @@ use sqlx::{PgExecutor, PgPool};
 
 use super::lease::Incarnation;
 use super::{change, topology};
+use crate::feed::FeedKind;
 use crate::group::GroupName;
 
 /// Where a feed stands in the record.
@@ -12,6 +13,14 @@ pub struct Cursor {
     pub id: i64,
     pub epoch: i64,
     pub settled_position: i64,
+}
+
+/// How far a feed was seen to be: settled, and read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Progress {
+    pub cursor: Cursor,
+    /// Only for feeds that somebody watches; else 0.
+    pub scanned_position: i64,
 }
 
 /// # Errors
@@ -31,30 +40,34 @@ pub async fn cursors(executor: impl PgExecutor<'_>, ids: &[i64]) -> sqlx::Result
 pub async fn settle(
     executor: impl PgExecutor<'_>,
     incarnation: Incarnation,
-    seen: &[Cursor],
+    seen: &[Progress],
 ) -> sqlx::Result<()> {
     if seen.is_empty() {
         return Ok(());
     }
-    let ids: Vec<i64> = seen.iter().map(|cursor| cursor.id).collect();
-    let epochs: Vec<i64> = seen.iter().map(|cursor| cursor.epoch).collect();
-    let positions: Vec<i64> = seen.iter().map(|cursor| cursor.settled_position).collect();
+    let ids: Vec<i64> = seen.iter().map(|seen| seen.cursor.id).collect();
+    let epochs: Vec<i64> = seen.iter().map(|seen| seen.cursor.epoch).collect();
+    let positions: Vec<i64> = seen.iter().map(|seen| seen.cursor.settled_position).collect();
+    let scanned: Vec<i64> = seen.iter().map(|seen| seen.scanned_position).collect();
     sqlx::query(
         "with seen as (
-             select * from unnest($1::bigint[], $2::bigint[], $3::bigint[]) as s (id, epoch, position)
+             select * from unnest($1::bigint[], $2::bigint[], $3::bigint[], $5::bigint[])
+                  as s (id, epoch, position, scanned)
          ), locked as (
              select f.id from feed f join seen s on s.id = f.id and s.epoch = f.epoch
-             where f.settled_position < s.position and f.status = 'active'
+             where (f.settled_position < s.position or f.scanned_position < s.scanned) and f.status = 'active'
                and pg_postmaster_start_time() = $4
              order by f.id for update of f
          )
-         update feed f set settled_position = greatest(f.settled_position, s.position)
+         update feed f set settled_position = greatest(f.settled_position, s.position),
+                scanned_position = greatest(f.scanned_position, s.scanned)
          from seen s, locked l where l.id = f.id and s.id = f.id and s.epoch = f.epoch",
     )
     .bind(ids)
     .bind(epochs)
     .bind(positions)
     .bind(incarnation.0)
+    .bind(scanned)
     .execute(executor)
     .await
     .map(drop)
@@ -79,30 +92,39 @@ pub async fn begin_epoch(pool: &PgPool, feed_id: i64, old_epoch: i64) -> sqlx::R
     Ok(epoch)
 }
 
-/// Ends a feed that has delivered all up to its end.
+/// Ends a feed that has delivered all up to its end, and the replay of which it was the last.
 ///
 /// # Errors
 /// PostgreSQL is away.
 pub async fn finish(pool: &PgPool, feed_id: i64, epoch: i64) -> sqlx::Result<()> {
     let mut transaction = change::begin(pool).await?;
     sqlx::query(
-        "update feed set status = 'done', finished_at = now(), settled_position = to_position
+        "update feed set status = 'done', finished_at = now(), settled_position = to_position,
+                scanned_position = to_position
          where id = $1 and epoch = $2 and status = 'active' and to_position is not null",
     )
     .bind(feed_id)
     .bind(epoch)
     .execute(&mut *transaction)
     .await?;
+    sqlx::query(
+        "update replay r set finished_at = now() from feed f
+         where f.id = $1 and r.id = f.replay_id and r.finished_at is null
+           and not exists (select from feed other where other.replay_id = r.id and other.status = 'active')",
+    )
+    .bind(feed_id)
+    .execute(&mut *transaction)
+    .await?;
     topology::raise_version(&mut transaction).await?;
     transaction.commit().await
 }
 
-/// Feeds whose group was deleted and whose streams still want deleting.
+/// Feeds that were ended by hand, or with their group, and whose streams still want deleting.
 #[derive(Debug, Clone)]
 pub struct ClosedFeed {
     pub id: i64,
     pub group: GroupName,
-    pub live: bool,
+    pub kind: FeedKind,
     pub epoch: i64,
 }
 
@@ -118,7 +140,7 @@ pub async fn closed(executor: impl PgExecutor<'_>) -> sqlx::Result<Vec<ClosedFee
     Ok(rows
         .into_iter()
         .filter_map(|(id, group, kind, epoch)| {
-            Some(ClosedFeed { id, group: group.parse().ok()?, live: kind == "live", epoch })
+            Some(ClosedFeed { id, group: group.parse().ok()?, kind: FeedKind::parse(&kind)?, epoch })
         })
         .collect())
 }
@@ -133,4 +155,16 @@ pub async fn mark_deleted(executor: impl PgExecutor<'_>, ids: &[i64]) -> sqlx::R
         .execute(executor)
         .await
         .map(drop)
+}
+
+/// Feeds that were ended by hand lately: dispatchers drop what they hold of them.
+///
+/// # Errors
+/// PostgreSQL is away.
+pub async fn ended_lately(executor: impl PgExecutor<'_>) -> sqlx::Result<Vec<i64>> {
+    sqlx::query_scalar(
+        "select id from feed where finished_at > now() - interval '10 minutes' and to_position > settled_position",
+    )
+    .fetch_all(executor)
+    .await
 }

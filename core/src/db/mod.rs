@@ -8,6 +8,7 @@ use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 
 pub mod audit;
 pub(crate) mod change;
+pub mod cursor;
 pub mod delivery;
 pub mod delivery_list;
 pub mod dispatcher;

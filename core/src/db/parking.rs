@@ -94,8 +94,10 @@ pub async fn unpark(pool: &PgPool) -> sqlx::Result<u64> {
              where p.id = any($1) and p.to_position is null and e.id = p.endpoint_id and e.status = 'active'
              returning p.feed_id, p.endpoint_id, p.from_position, p.to_position
          )
-         insert into feed (group_id, kind, ask, endpoint_id, from_position, to_position, settled_position)
-         select f.group_id, 'catch_up', f.ask, c.endpoint_id, c.from_position, c.to_position, c.from_position
+         insert into feed (group_id, kind, ask, endpoint_id, from_position, to_position, settled_position,
+             as_of_position, only_missing, resend_id)
+         select f.group_id, 'catch_up', f.ask, c.endpoint_id, c.from_position, c.to_position, c.from_position,
+             f.as_of_position, f.only_missing, f.resend_id
          from closed c join feed f on f.id = c.feed_id",
     )
     .bind(&ready)

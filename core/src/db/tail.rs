@@ -4,7 +4,8 @@ use chrono::{DateTime, Utc};
 use sqlx::{PgConnection, PgExecutor};
 use uuid::Uuid;
 
-use crate::ids::EventId;
+use crate::feed::Selection;
+use crate::ids::{EndpointId, EventId};
 
 /// An event as the relay sees it. `payload` is read only where it is likely to be sent soon.
 #[derive(Debug, Clone, sqlx::FromRow)]
@@ -15,6 +16,8 @@ pub struct LoggedEvent {
     pub source: String,
     pub payload: Option<Vec<u8>>,
     pub created_at: DateTime<Utc>,
+    /// Whom an operational event concerns: it is owed to nobody else.
+    pub group_id: Option<i64>,
 }
 
 /// Where a reader of the log stands: after this position. `floor` is an id that no later event is below
@@ -44,6 +47,7 @@ struct HeadRow {
     source: Option<String>,
     payload: Option<Vec<u8>>,
     created_at: Option<DateTime<Utc>>,
+    group_id: Option<i64>,
 }
 
 /// The next events after `place`, with their payloads (but large ones), and the topology's version: both of one snapshot.
@@ -56,7 +60,7 @@ pub async fn read_head(
     limit: i64,
 ) -> sqlx::Result<(i64, Vec<LoggedEvent>)> {
     let rows: Vec<HeadRow> = sqlx::query_as(
-        "select t.version, e.position, e.id, e.event_type, e.source, e.created_at,
+        "select t.version, e.position, e.id, e.event_type, e.source, e.created_at, e.group_id,
                 case when length(e.payload) <= 16384 then e.payload end as payload
          from topology t
          left join lateral (
@@ -80,6 +84,7 @@ pub async fn read_head(
                 source: row.source?,
                 payload: row.payload,
                 created_at: row.created_at?,
+                group_id: row.group_id,
             })
         })
         .collect();
@@ -97,12 +102,73 @@ pub async fn read_range(
     limit: i64,
 ) -> sqlx::Result<Vec<LoggedEvent>> {
     sqlx::query_as(
-        "select position, id, event_type, source, null::bytea as payload, created_at
+        "select position, id, event_type, source, null::bytea as payload, created_at, group_id
          from event where position > $1 and id >= $2 and position <= $3 order by position limit $4",
     )
     .bind(place.position)
     .bind(place.floor)
     .bind(to)
+    .bind(limit)
+    .fetch_all(executor)
+    .await
+}
+
+/// Events of a replay's window after `place` up to `to` (inclusive) that its selection matches, without payloads.
+///
+/// # Errors
+/// PostgreSQL is away.
+pub async fn read_selected(
+    executor: impl PgExecutor<'_>,
+    selection: &Selection,
+    place: Place,
+    to: i64,
+    limit: i64,
+) -> sqlx::Result<Vec<LoggedEvent>> {
+    sqlx::query_as(
+        "select position, id, event_type, source, null::bytea as payload, created_at, group_id
+         from event where position > $1 and id >= $2 and position <= $3
+           and ($4::text is null or filter_matches(array[$4], '{}', event_type, source))
+           and ($5::text is null or source = $5)
+         order by position limit $6",
+    )
+    .bind(place.position)
+    .bind(place.floor)
+    .bind(to)
+    .bind(selection.event_type.as_ref().map(AsRef::<str>::as_ref))
+    .bind(selection.source.as_ref().map(AsRef::<str>::as_ref))
+    .bind(limit)
+    .fetch_all(executor)
+    .await
+}
+
+/// An endpoint's dead letters after `place` that a redrive of this ask picks out, by position. What the redrive
+/// has tried already has its ask, and is not among them.
+///
+/// # Errors
+/// PostgreSQL is away.
+pub async fn read_dead(
+    executor: impl PgExecutor<'_>,
+    (endpoint, ask): (EndpointId, i64),
+    selection: &Selection,
+    place: Place,
+    limit: i64,
+) -> sqlx::Result<Vec<LoggedEvent>> {
+    sqlx::query_as(
+        "select e.position, e.id, e.event_type, e.source, null::bytea as payload, e.created_at, e.group_id
+         from replay r
+         join delivery d on d.endpoint_id = $1 and d.status = 'dead' and d.purged_at is null
+              and d.event_id >= $3 and d.ask < $2 and d.updated_at <= r.created_at
+              and (r.error is null or fingerprint(d.last_error, d.last_status_code) = r.error)
+         join event e on e.id = d.event_id and e.id >= $3 and e.position > $4
+              and (r.event_type is null or filter_matches(array[r.event_type], '{}', e.event_type, e.source))
+         where r.id = $5
+         order by d.event_id limit $6",
+    )
+    .bind(endpoint)
+    .bind(ask)
+    .bind(place.floor)
+    .bind(place.position)
+    .bind(selection.replay_id)
     .bind(limit)
     .fetch_all(executor)
     .await
@@ -136,7 +202,7 @@ pub async fn ids_at(executor: impl PgExecutor<'_>, positions: &[i64]) -> sqlx::R
 pub async fn fetch(executor: impl PgExecutor<'_>, ids: &[EventId]) -> sqlx::Result<Vec<LoggedEvent>> {
     let (lowest, highest) = (ids.iter().min(), ids.iter().max());
     sqlx::query_as(
-        "select position, id, event_type, source, payload, created_at
+        "select position, id, event_type, source, payload, created_at, group_id
          from event where id = any($1) and id between $2 and $3",
     )
     .bind(ids)

@@ -3,8 +3,9 @@
 
 use sqlx::{PgConnection, PgExecutor};
 
+use crate::feed::{FeedKind, GoesBack, Selection};
 use crate::group::GroupName;
-use crate::ids::EndpointId;
+use crate::ids::{EndpointId, ReplayId};
 
 /// A feed that the relay serves.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -12,11 +13,14 @@ pub struct Feed {
     pub id: i64,
     pub group_id: i64,
     pub group: GroupName,
-    pub live: bool,
+    pub kind: FeedKind,
     pub epoch: i64,
     pub ask: i64,
-    /// The one endpoint of a catch-up.
+    /// The one endpoint of a feed that is not live.
     pub endpoint_id: Option<EndpointId>,
+    pub goes_back: Option<GoesBack>,
+    /// What a replay or redrive picks out.
+    pub selection: Option<Selection>,
     pub to_position: Option<i64>,
     pub settled_position: i64,
 }
@@ -59,8 +63,49 @@ struct FeedRow {
     epoch: i64,
     ask: i64,
     endpoint_id: Option<EndpointId>,
+    as_of_position: Option<i64>,
+    only_missing: bool,
+    resend_id: Option<ReplayId>,
+    replay_id: Option<ReplayId>,
+    event_type: Option<String>,
+    source: Option<String>,
+    error: Option<String>,
+    rate_per_second: Option<i32>,
     to_position: Option<i64>,
     settled_position: i64,
+}
+
+impl FeedRow {
+    /// `None` for what this version does not understand.
+    fn into_feed(self) -> Option<Feed> {
+        let selection = match self.replay_id {
+            Some(replay_id) => Some(Selection {
+                replay_id,
+                event_type: self.event_type.map(|text| text.parse()).transpose().ok()?,
+                source: self.source.map(|text| text.parse()).transpose().ok()?,
+                error: self.error,
+                rate_per_second: self.rate_per_second.and_then(|rate| u32::try_from(rate).ok()),
+            }),
+            None => None,
+        };
+        Some(Feed {
+            id: self.id,
+            group_id: self.group_id,
+            group: self.group_name.parse().ok()?,
+            kind: FeedKind::parse(&self.kind)?,
+            epoch: self.epoch,
+            ask: self.ask,
+            endpoint_id: self.endpoint_id,
+            goes_back: self.as_of_position.map(|as_of| GoesBack {
+                as_of,
+                only_missing: self.only_missing,
+                resend: self.resend_id,
+            }),
+            selection,
+            to_position: self.to_position,
+            settled_position: self.settled_position,
+        })
+    }
 }
 
 /// Reads the whole topology. The caller's transaction must be `REPEATABLE READ`.
@@ -70,9 +115,11 @@ struct FeedRow {
 pub async fn read(connection: &mut PgConnection) -> sqlx::Result<Snapshot> {
     let version = version(&mut *connection).await?;
     let feeds: Vec<FeedRow> = sqlx::query_as(
-        "select f.id, f.group_id, g.name as group_name, f.kind, f.epoch, f.ask, f.endpoint_id, f.to_position,
-                f.settled_position
-         from feed f join consumer_group g on g.id = f.group_id where f.status = 'active'",
+        "select f.id, f.group_id, g.name as group_name, f.kind, f.epoch, f.ask, f.endpoint_id,
+                f.as_of_position, f.only_missing, f.resend_id, f.replay_id, f.to_position, f.settled_position,
+                r.event_type, r.source, r.error, r.rate_per_second
+         from feed f join consumer_group g on g.id = f.group_id left join replay r on r.id = f.replay_id
+         where f.status = 'active'",
     )
     .fetch_all(&mut *connection)
     .await?;
@@ -92,22 +139,7 @@ pub async fn read(connection: &mut PgConnection) -> sqlx::Result<Snapshot> {
     )
     .fetch_all(&mut *connection)
     .await?;
-    let feeds = feeds
-        .into_iter()
-        .filter_map(|row| {
-            Some(Feed {
-                id: row.id,
-                group_id: row.group_id,
-                group: row.group_name.parse().ok()?,
-                live: row.kind == "live",
-                epoch: row.epoch,
-                ask: row.ask,
-                endpoint_id: row.endpoint_id,
-                to_position: row.to_position,
-                settled_position: row.settled_position,
-            })
-        })
-        .collect();
+    let feeds = feeds.into_iter().filter_map(FeedRow::into_feed).collect();
     Ok(Snapshot { version, feeds, subscriptions, parked })
 }
 

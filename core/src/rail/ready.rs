@@ -4,15 +4,9 @@
 use redis::aio::ConnectionManager;
 use serde::{Deserialize, Serialize};
 
+use crate::feed::{FeedKind, GoesBack};
 use crate::group::GroupName;
-use crate::ids::EndpointId;
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum FeedKind {
-    Live,
-    CatchUp,
-}
+use crate::ids::{EndpointId, ReplayId};
 
 /// All that a dispatcher must know of a feed to read it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -22,8 +16,11 @@ pub struct FeedRef {
     pub group_id: i64,
     pub group: GroupName,
     pub ask: i64,
-    /// The one endpoint of a catch-up.
+    /// The one endpoint of a feed that is not live.
     pub endpoint_id: Option<EndpointId>,
+    /// The replay or redrive that it belongs to.
+    pub replay_id: Option<ReplayId>,
+    pub goes_back: Option<GoesBack>,
     pub stream: String,
 }
 

@@ -232,7 +232,7 @@ impl Intake {
         // Deferring helps the other endpoints of a group; where there is no other, the entry just waits.
         let too_long = |work: &Work| {
             let single = match work.origin {
-                Origin::CatchUp(_) => true,
+                Origin::Single(..) => true,
                 Origin::Live(_) => context.recipients.active_in_group(work.group_id) <= 1,
                 Origin::Retry => false,
             };

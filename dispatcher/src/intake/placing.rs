@@ -12,7 +12,8 @@ use eventrail_core::verdict::Verdict;
 
 use super::{Done, Intake, Leased};
 use crate::deliver::{self, Outcome};
-use crate::lanes::{Ended, Put};
+use crate::lanes::{Class, Ended, Put};
+use crate::recipients::Target;
 use crate::record::Item;
 use crate::work::{Origin, Work};
 
@@ -28,6 +29,11 @@ impl Intake {
         if matches!(work.origin, Origin::Retry) {
             let leased = Leased { group_id: work.group_id, group: work.group.clone(), handed_on: false };
             self.leased.insert(work.member(), leased);
+        }
+        if self.context.recipients.is_ended(work.feed_id) && work.is_background() {
+            // Its stream is being deleted: nothing is to be settled, nor read again.
+            let member = work.member();
+            return self.send(Item::GiveBack { member: Some(member), origin: work.origin });
         }
         let Some(target) = self.context.recipients.get(work.endpoint_id) else {
             return self.put_off(work, now);
@@ -52,9 +58,11 @@ impl Intake {
         self.take_turns(now);
         while let Some(work) = self.lanes.start_next(now) {
             let target = self.context.recipients.get(work.endpoint_id);
-            let Some(target) = target.filter(|target| target.state == State::Active && !target.paused) else {
+            let ended = work.is_background() && self.context.recipients.is_ended(work.feed_id);
+            let usable = |target: &Arc<Target>| target.state == State::Active && !target.paused && !ended;
+            let Some(target) = target.filter(usable) else {
                 // Something has changed since it was put into its lane: place it anew.
-                self.lanes.ended(work.endpoint_id, Ended::Untried, now);
+                self.lanes.ended((work.endpoint_id, Class::of(&work)), Ended::Untried, now);
                 self.held.remove(&work.member());
                 self.place(work, now);
                 continue;
@@ -95,7 +103,7 @@ impl Intake {
             Verdict::Retry { after, slow_down: true } => Ended::SlowDown(now + after),
             Verdict::Retry { .. } | Verdict::Dead | Verdict::Gone => Ended::Badly,
         };
-        for (work, at) in self.lanes.ended(work.endpoint_id, ended, now) {
+        for (work, at) in self.lanes.ended((work.endpoint_id, Class::of(&work)), ended, now) {
             self.put_off(work, at);
         }
         let gone = verdict == Verdict::Gone;
@@ -115,6 +123,7 @@ impl Intake {
                     endpoint_id: work.endpoint_id,
                     group_id: work.group_id,
                     feed_id: work.feed_id,
+                    replay_id: work.replay_id,
                     ask: work.ask,
                     status: Status::Pending,
                     next_attempt_at: Some(at),
@@ -128,14 +137,14 @@ impl Intake {
                 let member = work.member();
                 self.send(Item::Later { member, group_id: work.group_id, group: work.group, at });
             }
-            Origin::CatchUp(_) => self.leave_entry(work.origin.clone(), Some(work.member()), wait),
+            Origin::Single(..) => self.leave_entry(work.origin.clone(), Some(work.member()), wait),
         }
     }
 
     /// Leaves an entry's target without an outcome: once nothing of the entry is in hand any more, it is read
     /// again. (Were it settled instead, what is in hand under another entry or ask could be lost with us.)
     pub(super) fn leave_entry(&mut self, origin: Origin, member: Option<Member>, wait: Duration) {
-        if let Origin::Live(entry) | Origin::CatchUp(entry) = &origin
+        if let Origin::Live(entry) | Origin::Single(_, entry) = &origin
             && let Some(slot) = self.feeds.get_mut(&entry.stream)
         {
             slot.recover(Instant::now() + wait.max(PAUSE));
@@ -169,6 +178,7 @@ impl Intake {
             endpoint_id: work.endpoint_id,
             group_id: work.group_id,
             feed_id: work.feed_id,
+            replay_id: work.replay_id,
             ask: work.ask,
             status: Status::Dead,
             next_attempt_at: None,

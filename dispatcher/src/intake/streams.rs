@@ -11,7 +11,7 @@ use eventrail_core::rail::entry::Read;
 use eventrail_core::rail::intake::{self, From};
 
 use super::{BACKOFF, CLAIM_AFTER, Done, Intake, READ_COUNT};
-use crate::lanes::SOFT_LIMIT;
+use crate::lanes::{Class, SOFT_LIMIT};
 use crate::prepare;
 use crate::slots::FeedSlot;
 use crate::work::{Origin, Work};
@@ -84,7 +84,7 @@ impl Intake {
         match answer {
             Ok(works) => {
                 for work in works {
-                    if let Origin::Live(entry) | Origin::CatchUp(entry) = &work.origin {
+                    if let Origin::Live(entry) | Origin::Single(_, entry) = &work.origin {
                         not_held.remove(&entry.position);
                     }
                     self.place(work, now);
@@ -146,13 +146,13 @@ impl Intake {
         let room = match slot.feed.endpoint_id {
             Some(only) => match self.context.recipients.get(only).map(|target| target.state) {
                 Some(State::Disabled | State::Sealed) => 0,
-                _ => self.lanes.room(only, now).unwrap_or(0),
+                _ => self.lanes.room(only, Class::Background, now).unwrap_or(0),
             },
             None => {
                 let (mut most, mut any) = (0, false);
                 self.context.recipients.each_of_group(slot.feed.group_id, |endpoint| {
                     any = true;
-                    most = most.max(self.lanes.room(*endpoint, now).unwrap_or(SOFT_LIMIT));
+                    most = most.max(self.lanes.room(*endpoint, Class::Prompt, now).unwrap_or(SOFT_LIMIT));
                     most < READ_COUNT
                 });
                 if any { most } else { READ_COUNT }

@@ -21,7 +21,7 @@ impl Relay {
         let (redis, topology, window) = (&self.redis, &self.topology, self.config.window as usize);
         let appends = self.feeds.values_mut().filter(due).map(|state| {
             let mut redis = redis.clone();
-            let room = (window / topology.widest_entry(state.feed.group_id)).max(10) as u64;
+            let room = state.room(window, topology.widest_entry(state.feed.group_id));
             async move {
                 let outcome = append_all(&mut redis, state, room).await;
                 (state, outcome)

@@ -4,12 +4,17 @@ use std::time::Instant;
 
 use eventrail_core::db::tail::{LoggedEvent, Place};
 use eventrail_core::db::topology::Feed;
+use eventrail_core::feed::FeedKind;
+use eventrail_core::group::GroupName;
 use eventrail_core::ids::EndpointId;
 use eventrail_core::rail::entry::Entry;
 use eventrail_core::rail::keys::Keys;
-use eventrail_core::rail::ready::{FeedKind, FeedRef, Hint};
+use eventrail_core::rail::ready::{FeedRef, Hint};
 use eventrail_core::rail::stream::Standing;
 use uuid::Uuid;
+
+/// Streams of feeds with a single endpoint hold this part of the window.
+const SINGLE_SHARE: usize = 20;
 
 pub(super) struct FeedState {
     pub(super) feed: Feed,
@@ -29,6 +34,8 @@ pub(super) struct FeedState {
     pub(super) dirty: bool,
     /// The settled position in the record, as far as known.
     pub(super) settled: i64,
+    /// The same of the scanned position, of which a replay's progress is told.
+    pub(super) shown: i64,
 }
 
 /// What a settle pass saw.
@@ -42,13 +49,8 @@ pub(super) enum Seen {
 
 impl FeedState {
     pub(super) fn new(feed: Feed, keys: &Keys) -> Self {
-        let stream = if feed.live {
-            keys.live_stream(&feed.group, feed.epoch)
-        } else {
-            keys.feed_stream(&feed.group, feed.id, feed.epoch)
-        };
         Self {
-            stream,
+            stream: stream_of(keys, &feed.group, (feed.kind, feed.id), feed.epoch),
             known: false,
             scanned: feed.settled_position,
             floor: Uuid::nil(),
@@ -57,6 +59,7 @@ impl FeedState {
             full_until: None,
             dirty: true,
             settled: feed.settled_position,
+            shown: 0,
             feed,
         }
     }
@@ -99,9 +102,30 @@ impl FeedState {
         }
     }
 
-    /// Whether the feed may be read for on its own, having fallen behind the head.
+    pub(super) fn is_live(&self) -> bool {
+        self.feed.kind == FeedKind::Live
+    }
+
+    /// Whether the log is to be read for this feed alone, or with others that lag: not for a replay, which picks
+    /// out what it wants.
     pub(super) fn lags(&self, head: i64) -> bool {
-        self.known && self.waiting.is_empty() && self.scanned < self.until(head)
+        self.feed.selection.is_none() && self.wants_more(self.until(head))
+    }
+
+    /// Whether there is more to read for it, up to `end`, and room for what is found.
+    pub(super) fn wants_more(&self, end: i64) -> bool {
+        self.known && self.waiting.is_empty() && self.scanned < end
+    }
+
+    /// Whether all up to its end was read.
+    pub(super) fn is_scanned(&self) -> bool {
+        self.feed.to_position.is_some_and(|end| self.scanned >= end)
+    }
+
+    /// Entries that its stream may hold: a feed of one endpoint needs fewer ahead, and there may be many of them.
+    pub(super) fn room(&self, window: usize, widest_entry: usize) -> u64 {
+        let most = if self.is_live() { window / widest_entry } else { window / SINGLE_SHARE };
+        most.max(10) as u64
     }
 
     /// What the stream's standing tells, compared with how this relay left it.
@@ -112,9 +136,14 @@ impl FeedState {
         let entries = standing.map_or(0, |standing| standing.length);
         let position = match standing.and_then(|standing| standing.first) {
             Some(first) => first - 1,
-            None => self.waiting.first().map_or(self.scanned, |entry| entry.position - 1),
+            None => self.published(),
         };
         Seen::Settled { position: position.max(self.settled), entries }
+    }
+
+    /// Up to here all entries are in the stream, or were.
+    pub(super) fn published(&self) -> i64 {
+        self.waiting.first().map_or(self.scanned, |entry| entry.position - 1)
     }
 
     /// Whether a feed with an end has delivered all of it.
@@ -125,13 +154,23 @@ impl FeedState {
     pub(super) fn hint(&self) -> Hint {
         Hint::Entries(FeedRef {
             feed_id: self.feed.id,
-            kind: if self.feed.live { FeedKind::Live } else { FeedKind::CatchUp },
+            kind: self.feed.kind,
             group_id: self.feed.group_id,
             group: self.feed.group.clone(),
             ask: self.feed.ask,
             endpoint_id: self.feed.endpoint_id,
+            replay_id: self.feed.selection.as_ref().map(|selection| selection.replay_id),
+            goes_back: self.feed.goes_back,
             stream: self.stream.clone(),
         })
+    }
+}
+
+/// The stream of a feed's epoch.
+pub(super) fn stream_of(keys: &Keys, group: &GroupName, feed: (FeedKind, i64), epoch: i64) -> String {
+    match feed {
+        (FeedKind::Live, _) => keys.live_stream(group, epoch),
+        (_, id) => keys.feed_stream(group, id, epoch),
     }
 }
 
@@ -144,10 +183,12 @@ mod tests {
             id: 1,
             group_id: 1,
             group: "orders".parse().unwrap(),
-            live: true,
+            kind: FeedKind::Live,
             epoch: 0,
             ask: 1,
             endpoint_id: None,
+            goes_back: None,
+            selection: None,
             to_position: None,
             settled_position: 100,
         };

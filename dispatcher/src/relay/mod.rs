@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use eventrail_core::db::{lease, tail};
+use eventrail_core::ids::ReplayId;
 use eventrail_core::metrics as names;
 use eventrail_core::rail::keys::Keys;
 use eventrail_core::rail::link::Link;
@@ -20,12 +21,15 @@ use tokio::sync::mpsc;
 use crate::event::{Event, EventCache};
 use feeds::FeedState;
 use loader::Loader;
+use pace::Pace;
 use targets::Topology;
 
 mod append;
 mod feeds;
 mod loader;
+mod pace;
 mod passes;
+mod replays;
 mod resync;
 mod targets;
 
@@ -37,6 +41,8 @@ const BATCH: usize = 500;
 const APPEND_BATCH: usize = 500;
 /// How long a feed whose stream is full is left alone.
 const FULL_PAUSE: Duration = Duration::from_millis(10);
+/// How often a replay with a rate is looked after.
+const PACED_PAUSE: Duration = Duration::from_millis(25);
 /// Reads for lagging feeds in one step, so that the head is never kept waiting for long.
 const LAG_READS: usize = 4;
 
@@ -77,6 +83,9 @@ pub struct Relay {
     next_pass: Instant,
     next_idle_settle: Instant,
     turn: usize,
+    replay_turn: usize,
+    /// Of the replays that have a rate.
+    paces: HashMap<ReplayId, Pace>,
     loader: Loader,
     /// Endpoints may have been deleted long ago, while no relay ran.
     orphans_unknown: bool,
@@ -107,6 +116,8 @@ impl Relay {
             next_pass: now,
             next_idle_settle: now,
             turn: 0,
+            replay_turn: 0,
+            paces: HashMap::new(),
             loader: Loader::default(),
             orphans_unknown: true,
         }
@@ -131,7 +142,8 @@ impl Relay {
             return Ok(Step::Worked);
         }
         let full = self.feeds.values().any(|feed| feed.full_until.is_some());
-        Ok(Step::Idle(if full { FULL_PAUSE } else { Duration::from_millis(250) }))
+        let pause = if full { FULL_PAUSE } else { Duration::from_millis(250) };
+        Ok(Step::Idle(if self.paces.is_empty() { pause } else { pause.min(PACED_PAUSE) }))
     }
 
     async fn serve(&mut self) -> anyhow::Result<bool> {
@@ -139,7 +151,8 @@ impl Relay {
         self.resync().await?;
         let helped = self.help_lagging().await?;
         self.append_waiting().await?;
-        Ok(read > 0 || helped)
+        let replayed = self.help_replays().await?;
+        Ok(read > 0 || helped || replayed)
     }
 
     /// Forgets all that was believed of log and streams: after an error, everything is compared again.
@@ -194,12 +207,14 @@ impl Relay {
             .filter(|feed| {
                 feed.known && feed.waiting.is_empty() && feed.scanned >= feed.until(self.head.position)
             })
+            // One with an end reads for itself what lies before it, unless this shows that nothing does.
+            .filter(|feed| feed.is_live() || events.is_empty())
             .map(|feed| feed.feed.id)
             .collect();
         let live_of_group: HashMap<i64, i64> = at_head
             .iter()
             .filter_map(|id| self.feeds.get(id))
-            .filter(|state| state.feed.live)
+            .filter(|state| state.is_live())
             .map(|state| (state.feed.group_id, state.feed.id))
             .collect();
         for event in &events {
@@ -220,7 +235,7 @@ impl Relay {
             if let Some(state) = self.feeds.get_mut(id) {
                 // A feed's end was drawn under the log lock before this snapshot: with no more events to
                 // read, there is none up to that end either, though it is no event's position.
-                let end = state.feed.to_position.filter(|_| events.len() < BATCH).unwrap_or(0);
+                let end = state.feed.to_position.unwrap_or(0);
                 state.scanned_to(tail::Place { position: next.position.max(end), ..next });
             }
         }

@@ -4,16 +4,20 @@
 use std::time::{Duration, Instant};
 
 use eventrail_core::db::{delivery, feed, parking, topology};
+use eventrail_core::feed::FeedKind;
 use eventrail_core::metrics as names;
 use eventrail_core::rail::keys::Keys;
 use eventrail_core::rail::{ready, stream};
 use futures_util::future::join_all;
 
 use super::Relay;
-use super::feeds::{FeedState, Seen};
+use super::feeds::{FeedState, Seen, stream_of};
 
 /// How often the cursors of feeds without entries are written.
 const IDLE_SETTLE_EVERY: Duration = Duration::from_secs(15);
+
+/// Streams of so many epochs before a new one are deleted.
+const EPOCHS_BACK: i64 = 8;
 
 impl Relay {
     pub(super) async fn passes(&mut self) -> anyhow::Result<()> {
@@ -48,19 +52,21 @@ impl Relay {
                     state.known = false;
                 }
                 Seen::Settled { position, entries } => {
-                    if state.feed.live {
+                    if state.is_live() {
                         metrics::gauge!(names::FEED_STREAM_ENTRIES, "group" => state.feed.group.to_string())
                             .set(entries as f64);
                         let lag = (self.head.position - position).max(0);
                         metrics::gauge!(names::FEED_LAG_EVENTS, "group" => state.feed.group.to_string())
                             .set(lag as f64);
                     }
-                    state.dirty = entries > 0 || !state.waiting.is_empty() || !state.feed.live;
+                    state.dirty = entries > 0 || !state.waiting.is_empty() || !state.is_live();
                     if entries > 0 {
                         hints.push(state.hint());
                     }
-                    if position > state.settled {
-                        settled.push(cursor(state, position));
+                    if position > state.settled
+                        || state.feed.selection.is_some() && state.published() > state.shown
+                    {
+                        settled.push(progress(state, position));
                     }
                     if state.is_complete(position) {
                         complete.push((id, state.feed.epoch, state.stream.clone()));
@@ -71,12 +77,13 @@ impl Relay {
         if Instant::now() >= self.next_idle_settle {
             self.next_idle_settle = Instant::now() + IDLE_SETTLE_EVERY;
             let idle = |feed: &&FeedState| feed.known && !feed.dirty && feed.scanned > feed.settled;
-            settled.extend(self.feeds.values().filter(idle).map(|state| cursor(state, state.scanned)));
+            settled.extend(self.feeds.values().filter(idle).map(|state| progress(state, state.scanned)));
         }
         feed::settle(&self.pool, self.incarnation, &settled).await?;
-        for cursor in settled {
-            if let Some(state) = self.feeds.get_mut(&cursor.id) {
-                state.settled = cursor.settled_position;
+        for seen in settled {
+            if let Some(state) = self.feeds.get_mut(&seen.cursor.id) {
+                state.settled = state.settled.max(seen.cursor.settled_position);
+                state.shown = state.shown.max(seen.scanned_position);
             }
         }
         for (id, epoch, stream) in complete {
@@ -97,7 +104,7 @@ impl Relay {
     async fn park(&mut self) -> anyhow::Result<()> {
         for endpoint in parking::to_park(&self.pool).await? {
             let live =
-                self.feeds.values().find(|state| state.feed.live && state.feed.group_id == endpoint.group_id);
+                self.feeds.values().find(|state| state.is_live() && state.feed.group_id == endpoint.group_id);
             let Some(state) = live.filter(|state| state.known) else { continue };
             tracing::warn!(endpoint.id = %endpoint.endpoint_id, feed.group = %state.feed.group,
                 endpoint.disabled, from = state.scanned, "endpoint parked: its backlog stays in the log");
@@ -121,7 +128,7 @@ impl Relay {
         Ok(())
     }
 
-    /// Deletes the streams of groups that were deleted, also while no relay ran.
+    /// Deletes the streams of feeds that were ended by hand or with their group, also while no relay ran.
     async fn delete_closed(&mut self) -> anyhow::Result<()> {
         let closed = feed::closed(&self.pool).await?;
         if closed.is_empty() {
@@ -130,14 +137,13 @@ impl Relay {
         let keys = &self.config.keys;
         let mut gone: Vec<String> = closed
             .iter()
-            .map(|feed| match feed.live {
-                true => keys.live_stream(&feed.group, feed.epoch),
-                false => keys.feed_stream(&feed.group, feed.id, feed.epoch),
-            })
+            .map(|feed| stream_of(keys, &feed.group, (feed.kind, feed.id), feed.epoch))
             .collect();
         // A group of the same name that was made meanwhile loses its retries with this one's: the loader's
         // sweep puts them back.
-        gone.extend(closed.iter().filter(|feed| feed.live).map(|feed| keys.retry(&feed.group)));
+        gone.extend(
+            closed.iter().filter(|feed| feed.kind == FeedKind::Live).map(|feed| keys.retry(&feed.group)),
+        );
         stream::delete(&mut self.redis, &gone).await?;
         let ids: Vec<i64> = closed.iter().map(|feed| feed.id).collect();
         feed::mark_deleted(&self.pool, &ids).await?;
@@ -145,14 +151,15 @@ impl Relay {
     }
 }
 
-fn cursor(state: &FeedState, position: i64) -> feed::Cursor {
-    feed::Cursor { id: state.feed.id, epoch: state.feed.epoch, settled_position: position }
+fn progress(state: &FeedState, position: i64) -> feed::Progress {
+    feed::Progress {
+        cursor: feed::Cursor { id: state.feed.id, epoch: state.feed.epoch, settled_position: position },
+        scanned_position: if state.feed.selection.is_some() { state.published() } else { 0 },
+    }
 }
 
-/// The stream of the epoch before a feed's own.
-pub(super) fn previous_stream(keys: &Keys, feed: &topology::Feed) -> String {
-    match feed.live {
-        true => keys.live_stream(&feed.group, feed.epoch - 1),
-        false => keys.feed_stream(&feed.group, feed.id, feed.epoch - 1),
-    }
+/// The streams of the epochs before a feed's own: where cursors were moved in quick succession, several.
+pub(super) fn previous_streams(keys: &Keys, feed: &topology::Feed) -> Vec<String> {
+    let epochs = (feed.epoch - EPOCHS_BACK).max(0)..feed.epoch;
+    epochs.map(|epoch| stream_of(keys, &feed.group, (feed.kind, feed.id), epoch)).collect()
 }

@@ -26,6 +26,10 @@ impl Relay {
             };
             self.feeds.insert(state.feed.id, state);
         }
+        let feeds = &self.feeds;
+        self.paces.retain(|id, _| {
+            feeds.values().any(|state| state.feed.selection.as_ref().is_some_and(|one| one.replay_id == *id))
+        });
         self.delete_streams(gone.into_values().collect()).await?;
         Ok((version, events))
     }
@@ -73,8 +77,8 @@ impl Relay {
             }
             state.resume(cursor.settled_position, standing.as_ref());
             if state.feed.epoch > 0 {
-                let old = passes::previous_stream(&self.config.keys, &state.feed);
-                stream::delete(&mut self.redis, &[old]).await?;
+                let old = passes::previous_streams(&self.config.keys, &state.feed);
+                stream::delete(&mut self.redis, &old).await?;
             }
         }
         Ok(())

@@ -66,13 +66,19 @@ impl Topology {
         }
     }
 
-    /// Calls `owed` with group and endpoint for each subscription that covers the event and matches it,
-    /// parked or not.
-    fn each_subscriber(&mut self, event: &LoggedEvent, mut owed: impl FnMut(&Self, i64, EndpointId)) {
+    /// Calls `owed` with group and endpoint for each subscription that covers the position and matches the
+    /// event, parked or not.
+    fn each_subscriber(
+        &mut self,
+        event: &LoggedEvent,
+        position: i64,
+        mut owed: impl FnMut(&Self, i64, EndpointId),
+    ) {
         let matching = self.matching(event);
         for &index in matching.iter() {
             let subscription = &self.subscriptions[index];
-            if covers(subscription.from, subscription.to, event.position) {
+            let concerned = event.group_id.is_none_or(|group| group == subscription.group_id);
+            if concerned && covers(subscription.from, subscription.to, position) {
                 owed(self, subscription.group_id, subscription.endpoint_id);
             }
         }
@@ -81,7 +87,7 @@ impl Topology {
     /// The targets of the event in every group's live feed, by group.
     pub(super) fn live_targets(&mut self, event: &LoggedEvent) -> HashMap<i64, Vec<EndpointId>> {
         let mut targets: HashMap<i64, Vec<EndpointId>> = HashMap::new();
-        self.each_subscriber(event, |topology, group, endpoint| {
+        self.each_subscriber(event, event.position, |topology, group, endpoint| {
             if !topology.is_parked(endpoint, event.position) {
                 targets.entry(group).or_default().push(endpoint);
             }
@@ -89,10 +95,15 @@ impl Topology {
         targets
     }
 
-    /// The targets of the event in one feed.
+    /// The targets of the event in one feed. One that goes back addresses, up to the position at which it was
+    /// asked for, those who were subscribed then.
     pub(super) fn targets(&mut self, feed: &Feed, event: &LoggedEvent) -> Vec<EndpointId> {
         let mut targets = Vec::new();
-        self.each_subscriber(event, |topology, group, endpoint| {
+        if feed.selection.as_ref().is_some_and(|wanted| !wanted.matches(&event.event_type, &event.source)) {
+            return targets;
+        }
+        let at = feed.goes_back.map_or(event.position, |back| back.as_of.max(event.position));
+        self.each_subscriber(event, at, |topology, group, endpoint| {
             let wanted = match feed.endpoint_id {
                 Some(only) => endpoint == only,
                 None => group == feed.group_id && !topology.is_parked(endpoint, event.position),
@@ -145,6 +156,7 @@ fn covers(from: i64, to: Option<i64>, position: i64) -> bool {
 mod tests {
     use super::*;
     use eventrail_core::db::topology::{ParkedRow, SubscriptionRow};
+    use eventrail_core::feed::FeedKind;
     use eventrail_core::ids::EventId;
 
     fn event(position: i64, event_type: &str) -> LoggedEvent {
@@ -155,6 +167,7 @@ mod tests {
             source: "shop".into(),
             payload: None,
             created_at: chrono::DateTime::UNIX_EPOCH,
+            group_id: None,
         }
     }
 
@@ -231,10 +244,12 @@ mod tests {
             id: 9,
             group_id: 1,
             group: "orders".parse().unwrap(),
-            live: false,
+            kind: FeedKind::CatchUp,
             epoch: 0,
             ask: 1,
             endpoint_id: Some(endpoint),
+            goes_back: None,
+            selection: None,
             to_position: Some(9),
             settled_position: 5,
         };
