@@ -24,7 +24,9 @@ pub enum Kind {
     UrlTaken,
     DefaultGroup,
     TooManyEndpoints,
+    TooManySecrets,
     NotTried,
+    EndpointDeleted,
     BodyTooLarge,
     UnsupportedMediaType,
     InvalidFields,
@@ -53,7 +55,9 @@ impl Kind {
         Self::UrlTaken,
         Self::DefaultGroup,
         Self::TooManyEndpoints,
+        Self::TooManySecrets,
         Self::NotTried,
+        Self::EndpointDeleted,
         Self::BodyTooLarge,
         Self::UnsupportedMediaType,
         Self::InvalidFields,
@@ -88,7 +92,15 @@ impl Kind {
             Self::TooManyEndpoints => {
                 ("too-many-endpoints", StatusCode::CONFLICT, "The group has as many endpoints as it may")
             }
+            Self::TooManySecrets => (
+                "too-many-secrets",
+                StatusCode::CONFLICT,
+                "The endpoint signs with as many secrets as it may",
+            ),
             Self::NotTried => ("not-tried", StatusCode::CONFLICT, "The delivery is still to be tried"),
+            Self::EndpointDeleted => {
+                ("endpoint-deleted", StatusCode::CONFLICT, "The endpoint has been deleted")
+            }
             Self::BodyTooLarge => {
                 ("body-too-large", StatusCode::PAYLOAD_TOO_LARGE, "The body is over the limit")
             }

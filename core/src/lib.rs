@@ -17,6 +17,7 @@ pub mod ids;
 pub mod key;
 pub mod matching;
 pub mod metrics;
+pub mod payload;
 pub mod ping;
 pub mod rail;
 pub mod retry;

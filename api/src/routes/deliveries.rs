@@ -138,7 +138,7 @@ pub(super) async fn list_event_deliveries(
     params(DeliveryPath),
     responses(
         (status = 202, description = "It will be tried", body = DeliveryView),
-        (status = 409, description = "not-tried"),
+        (status = 409, description = "not-tried, endpoint-deleted"),
     )
 )]
 pub(super) async fn retry_delivery(
@@ -158,6 +158,9 @@ pub(super) async fn retry_delivery(
         }
         Retried::NotTried => {
             Err(Problem::new(Kind::NotTried, "The delivery is on its way, and has not been tried yet"))
+        }
+        Retried::EndpointDeleted => {
+            Err(Problem::new(Kind::EndpointDeleted, "The endpoint of this delivery was deleted"))
         }
     }
 }

@@ -6,7 +6,7 @@ use axum::response::{IntoResponse as _, Response};
 use chrono::{DateTime, Utc};
 use eventrail_core::db::delivery::Attempt;
 use eventrail_core::db::endpoint;
-use eventrail_core::db::endpoint_change::{self, Backlog, Changed};
+use eventrail_core::db::endpoint_change::{self, Backlog, Changed, MOST_SECRETS, Rotated};
 use eventrail_core::group::GroupName;
 use eventrail_core::ids::{EndpointId, EventId};
 use eventrail_core::secret::Secret;
@@ -226,14 +226,17 @@ pub(super) struct RotateBody {
 
 /// Rotate an endpoint's signing secret
 ///
-/// Deliveries are signed with the old and the new one until the grace is over.
+/// Deliveries are signed with the old and the new one until the grace is over, with at most five at once.
 #[utoipa::path(
     post,
     path = "/consumer-groups/{group}/endpoints/{id}/secret/rotate",
     tag = "endpoints",
     params(EndpointPath),
     request_body = RotateBody,
-    responses((status = 200, description = "The secrets, not to be stored by caches", body = SecretsView))
+    responses(
+        (status = 200, description = "The secrets, not to be stored by caches", body = SecretsView),
+        (status = 409, description = "too-many-secrets"),
+    )
 )]
 pub(super) async fn rotate_endpoint_secret(
     Member { caller, group }: Member,
@@ -251,10 +254,16 @@ pub(super) async fn rotate_endpoint_secret(
     let sealed = api.vault.seal(secret.expose(), id.0.as_bytes());
     let author = caller.author("rotate_endpoint_secret");
     match endpoint_change::rotate_secret(&api.pool, &author, &group, id, &sealed, grace).await? {
-        Changed::Changed => {
+        Rotated::Rotated => {
             api.doorbell.ring();
             secrets(&api, &group, id).await
         }
-        _ => Err(no_such_endpoint()),
+        Rotated::NotFound => Err(no_such_endpoint()),
+        Rotated::TooMany => {
+            let detail = format!(
+                "{MOST_SECRETS} secrets sign already: wait until one has ended, or end them with `grace_seconds` 0"
+            );
+            Err(Problem::new(Kind::TooManySecrets, detail))
+        }
     }
 }

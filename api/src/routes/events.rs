@@ -9,6 +9,7 @@ use eventrail_core::db::event_list::{self, Scope};
 use eventrail_core::db::log::{self, Appended, NewEvent, Stored};
 use eventrail_core::event::{EventType, IdempotencyKey, Source};
 use eventrail_core::ids::EventId;
+use eventrail_core::payload;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::value::RawValue;
 use utoipa::ToSchema;
@@ -28,7 +29,8 @@ struct EventBody<'a> {
     event_type: Option<EventType>,
     #[schema(value_type = schema::Source)]
     source: Option<Source>,
-    /// Any JSON value; it is delivered as it stands.
+    /// Any JSON value that every parser reads (I-JSON: no halves of characters, no number beyond a double); it is
+    /// delivered as it stands.
     #[serde(borrow, default, deserialize_with = "given")]
     #[schema(value_type = serde_json::Value, required)]
     payload: Option<&'a RawValue>,
@@ -54,6 +56,8 @@ impl Parts<'_> {
             (&self.event_type, &self.source, self.payload)
             && !event_type.is_operational()
         {
+            payload::check(payload.get().as_bytes())
+                .map_err(|error| vec![FieldError::new(format!("{pointer}/payload"), error.to_string())])?;
             let payload = body.slice_ref(payload.get().as_bytes());
             return Ok(NewEvent::new(event_type.clone(), source.clone(), payload, self.key));
         }

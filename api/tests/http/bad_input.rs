@@ -31,6 +31,8 @@ async fn bad_events_are_refused_and_change_nothing() {
         (r#"{"event_type":"a b","source":"s","payload":1}"#, 422, "invalid-fields", "/event_type"),
         (r#"{"event_type":"user.*","source":"s","payload":1}"#, 422, "invalid-fields", "/event_type"),
         (r#"{"event_type":"eventrail.ping","source":"s","payload":1}"#, 422, "invalid-fields", "/event_type"),
+        (r#"{"event_type":"a.b","source":"s","payload":["\ud800"]}"#, 422, "invalid-fields", "/payload"),
+        (r#"{"event_type":"a.b","source":"s","payload":{"a":1e400}}"#, 422, "invalid-fields", "/payload"),
         (r#"{"event_type":"a.b","source":"","payload":1}"#, 422, "invalid-fields", "/source"),
         (r#"{"event_type":"a.b","source":"é","payload":1}"#, 422, "invalid-fields", "/source"),
         (r#"{"event_type":"a.b","source":"s","payload":1,"typo":1}"#, 422, "invalid-fields", "/typo"),
@@ -54,6 +56,10 @@ async fn bad_events_are_refused_and_change_nothing() {
     }
     let invalid_utf8 = [GOOD.split_at(40).0.as_bytes(), b"\"\xff\"", b"}"].concat();
     assert_problem(&post_raw(api, "/events", invalid_utf8).await, 400, "invalid-json");
+    let batch = format!(r#"{{"events":[{GOOD},{}]}}"#, GOOD.replace('1', "-1e999"));
+    let batch = post_raw(api, "/events/batch", batch).await;
+    assert_problem(&batch, 422, "invalid-fields");
+    assert_eq!(pointers(&batch), ["/events/1/payload"]);
     let several = post_raw(api, "/events", r#"{"event_type":"eventrail"}"#).await;
     assert_eq!(pointers(&several), ["/source", "/payload", "/event_type"]);
     assert_eq!(state_of_the_record(&stack).await, before);

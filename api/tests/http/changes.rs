@@ -254,10 +254,16 @@ async fn secrets_are_rotated_with_a_grace() {
     let secrets = at_once.body["secrets"].as_array().unwrap();
     assert_eq!(secrets.len(), 1);
     assert_ne!(secrets[0]["secret"], given);
-    for _ in 0..6 {
+    for _ in 0..4 {
         let _ = api.post(&format!("{path}/rotate"), &json!({})).await.expect(200);
     }
-    assert_eq!(api.get(&path).await.body["secrets"].as_array().unwrap().len(), 5, "no more sign at once");
+    let five = api.get(&path).await.body;
+    assert_eq!(five["secrets"].as_array().unwrap().len(), 5);
+    let sixth = api.post(&format!("{path}/rotate"), &json!({"grace_seconds": 60})).await;
+    assert_problem(&sixth, 409, "too-many-secrets");
+    assert_eq!(api.get(&path).await.body, five, "each keeps its grace");
+    let at_once = api.post(&format!("{path}/rotate"), &json!({"grace_seconds": 0})).await.expect(200);
+    assert_eq!(at_once.body["secrets"].as_array().unwrap().len(), 1);
     for body in [json!({"grace_seconds": 604_801}), json!({"grace_seconds": -1}), json!({"secret": "x"})] {
         assert_problem(&api.post(&format!("{path}/rotate"), &body).await, 422, "invalid-fields");
     }

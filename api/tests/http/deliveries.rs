@@ -4,7 +4,7 @@ use eventrail_core::ids::{EndpointId, EventId};
 use eventrail_core::testing::Stack;
 use serde_json::{Value, json};
 
-use crate::support::{Server, assert_problem};
+use crate::support::{ADMIN, Options, Server, assert_problem, make_key};
 
 /// Each target's `(status, reason)`, by endpoint.
 async fn whereabouts(api: &eventrail_core::testing::Api, event: &str) -> Vec<(String, String, Value)> {
@@ -95,4 +95,69 @@ async fn a_tried_event_shows_its_outcome_and_attempts() {
         [(endpoint.id, "delivered".to_owned(), Value::Null)],
         "what happened stays"
     );
+}
+
+#[tokio::test]
+async fn a_delivery_to_a_deleted_endpoint_is_not_tried_again() {
+    let stack = Stack::start().await;
+    let Server { api, .. } = &Server::start(&stack).await;
+    let endpoint = api.create_endpoint("default", "http://127.0.0.1:9/").await;
+    let event = api.post_event("user.created", "s", json!({})).await;
+    let retry = format!("/deliveries/{event}/{}/retry", endpoint.id);
+    assert_problem(&api.post(&retry, &json!({})).await, 409, "not-tried");
+    sqlx::query(
+        "insert into delivery (event_id, endpoint_id, group_id, feed_id, ask, status, attempt_count,
+                               attempt_total, replay_id, purged_at)
+         values ($1, $2, 1, 1, 1, 'dead', 1, 1, gen_random_uuid(), now())",
+    )
+    .bind(event.parse::<EventId>().unwrap())
+    .bind(endpoint.id.parse::<EndpointId>().unwrap())
+    .execute(&stack.pool)
+    .await
+    .unwrap();
+    assert_eq!(api.post(&retry, &json!({})).await.expect(202).body["status"], "retrying");
+    let is_its_own: bool =
+        sqlx::query_scalar("select replay_id is null and purged_at is null and ask > 1 from delivery")
+            .fetch_one(&stack.pool)
+            .await
+            .unwrap();
+    assert!(is_its_own, "it belongs to no replay, and is put away no longer");
+    let _ = api.delete(&format!("/consumer-groups/default/endpoints/{}", endpoint.id)).await.expect(204);
+    assert_problem(&api.post(&retry, &json!({})).await, 409, "endpoint-deleted");
+    let _ = api.get(&format!("/deliveries/{event}/{}", endpoint.id)).await.expect(200);
+}
+
+#[tokio::test]
+async fn an_operational_event_is_owed_to_the_group_that_it_concerns() {
+    let stack = Stack::start().await;
+    let server =
+        Server::start_with(&stack, Options { admin_token: Some(ADMIN.into()), ..Options::default() }).await;
+    let admin = server.api.with_key(ADMIN);
+    let mut subscribers = Vec::new();
+    for group in ["ours", "theirs"] {
+        admin.create_group(group).await;
+        let body = json!({"url": "http://127.0.0.1:9/", "event_types": ["eventrail.*"]});
+        let endpoint = admin.create_endpoint_with(group, &body).await;
+        let (_, key) = make_key(&admin, &json!({"name": "k", "role": "subscriber", "groups": [group]})).await;
+        subscribers.push((endpoint.id, server.api.with_key(key)));
+    }
+    // EventRail itself puts them on the log.
+    let event = admin.post_event("a.b", "s", json!({})).await;
+    sqlx::query(
+        "update event set event_type = 'eventrail.endpoint.disabled',
+                group_id = (select id from consumer_group where name = 'ours')",
+    )
+    .execute(&stack.pool)
+    .await
+    .unwrap();
+    let [(ours, our_key), (theirs, their_key)] = &subscribers[..] else { panic!() };
+    assert_eq!(whereabouts(our_key, &event).await.len(), 1);
+    assert_eq!(whereabouts(&admin, &event).await, [(ours.clone(), "pending".to_owned(), json!("queued"))]);
+    let _ = our_key.get(&format!("/events/{event}")).await.expect(200);
+    assert_eq!(our_key.get("/events").await.expect(200).body["data"][0]["id"], json!(event));
+    for path in [format!("/events/{event}"), format!("/events/{event}/deliveries")] {
+        assert_problem(&their_key.get(&path).await, 404, "not-found");
+    }
+    assert_problem(&admin.get(&format!("/deliveries/{event}/{theirs}")).await, 404, "not-found");
+    assert_eq!(their_key.get("/events").await.expect(200).body["data"], json!([]));
 }

@@ -135,6 +135,7 @@ pub enum Retried {
     Retrying,
     /// There is no row: the event is on its way, or not owed to this endpoint.
     NotTried,
+    EndpointDeleted,
 }
 
 /// Tries a delivery again, whatever has become of it: a new ask, whose attempts are counted from the start.
@@ -149,22 +150,28 @@ pub async fn retry(
     endpoint: EndpointId,
 ) -> sqlx::Result<Retried> {
     let mut transaction = change::begin(pool).await?;
-    let retried = sqlx::query(
-        "with ask as materialized (
-             select draw_positions(1) as ask from delivery d join endpoint e on e.id = d.endpoint_id
-             where d.event_id = $1 and d.endpoint_id = $2 and e.status <> 'deleted'
-         )
-         update delivery d set ask = a.ask, status = 'retrying', attempt_count = 0, next_attempt_at = now(),
-                updated_at = now()
-         from ask a where d.event_id = $1 and d.endpoint_id = $2",
+    let endpoint_status: Option<String> = sqlx::query_scalar(
+        "select e.status from delivery d join endpoint e on e.id = d.endpoint_id
+         where d.event_id = $1 and d.endpoint_id = $2",
+    )
+    .bind(event)
+    .bind(endpoint)
+    .fetch_optional(&mut *transaction)
+    .await?;
+    match endpoint_status.as_deref() {
+        None => return Ok(Retried::NotTried),
+        Some("deleted") => return Ok(Retried::EndpointDeleted),
+        Some(_) => {}
+    }
+    sqlx::query(
+        "update delivery set ask = draw_positions(1), status = 'retrying', attempt_count = 0,
+                next_attempt_at = now(), updated_at = now(), replay_id = null, purged_at = null
+         where event_id = $1 and endpoint_id = $2",
     )
     .bind(event)
     .bind(endpoint)
     .execute(&mut *transaction)
     .await?;
-    if retried.rows_affected() == 0 {
-        return Ok(Retried::NotTried);
-    }
     audit::write(&mut *transaction, author, &format!("{event}/{endpoint}"), json!({})).await?;
     transaction.commit().await?;
     Ok(Retried::Retrying)

@@ -275,7 +275,15 @@ async fn skip_waiting(change: &mut PgConnection, id: EndpointId) -> sqlx::Result
 }
 
 /// An endpoint signs with no more secrets than this at once.
-const MOST_SECRETS: i64 = 5;
+pub const MOST_SECRETS: i64 = 5;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rotated {
+    Rotated,
+    NotFound,
+    /// [`MOST_SECRETS`] sign already, and all of them were to go on.
+    TooMany,
+}
 
 /// Adds a new secret; those that sign now go on for so long.
 ///
@@ -288,10 +296,24 @@ pub async fn rotate_secret(
     id: EndpointId,
     sealed: &[u8],
     grace_seconds: i64,
-) -> sqlx::Result<Changed> {
+) -> sqlx::Result<Rotated> {
     let mut transaction = change::begin(pool).await?;
     if version_of(&mut transaction, group, id).await?.is_none() {
-        return Ok(Changed::NotFound);
+        return Ok(Rotated::NotFound);
+    }
+    let signing: i64 = sqlx::query_scalar(
+        "with ended as (
+             delete from endpoint_secret where endpoint_id = $1 and ($2 = 0 or expires_at <= now())
+         )
+         select count(*) from endpoint_secret
+         where endpoint_id = $1 and $2 > 0 and (expires_at is null or expires_at > now())",
+    )
+    .bind(id)
+    .bind(grace_seconds)
+    .fetch_one(&mut *transaction)
+    .await?;
+    if signing >= MOST_SECRETS {
+        return Ok(Rotated::TooMany);
     }
     sqlx::query(
         "with old as (
@@ -307,19 +329,10 @@ pub async fn rotate_secret(
     .bind(grace_seconds as f64)
     .execute(&mut *transaction)
     .await?;
-    sqlx::query(
-        "delete from endpoint_secret where endpoint_id = $1
-           and (expires_at <= now() or id not in (
-                select id from endpoint_secret where endpoint_id = $1 order by id desc limit $2))",
-    )
-    .bind(id)
-    .bind(MOST_SECRETS)
-    .execute(&mut *transaction)
-    .await?;
     let detail = json!({ "grace_seconds": grace_seconds });
     audit::write(&mut *transaction, author, &subject(group, id), detail).await?;
     transaction.commit().await?;
-    Ok(Changed::Changed)
+    Ok(Rotated::Rotated)
 }
 
 /// Notes that somebody has read an endpoint's secrets.

@@ -4,9 +4,7 @@
 use chrono::{DateTime, Utc};
 use sqlx::PgPool;
 
-use crate::event::Source;
 use crate::ids::{EndpointId, EventId};
-use crate::matching::{Filter, Pattern};
 
 /// An event owed to an endpoint, with what has come of it.
 #[derive(Debug, Clone, sqlx::FromRow)]
@@ -28,10 +26,6 @@ pub struct Target {
     pub last_status_code: Option<i32>,
     last_error: Option<String>,
     pub updated_at: Option<DateTime<Utc>>,
-    event_type: String,
-    source: String,
-    event_types: Option<Vec<String>>,
-    sources: Option<Vec<String>>,
 }
 
 impl Target {
@@ -58,15 +52,6 @@ impl Target {
             _ => Some("queued"),
         }
     }
-
-    /// A subscription covers the event's position; this is whether it also wants the event.
-    fn is_owed(&self) -> bool {
-        let (Some(event_types), Some(sources)) = (&self.event_types, &self.sources) else { return false };
-        let event_types = event_types.iter().map(|text| text.parse::<Pattern>()).collect::<Result<_, _>>();
-        let sources = sources.iter().map(|text| text.parse::<Source>()).collect::<Result<_, _>>();
-        let (Ok(event_types), Ok(sources)) = (event_types, sources) else { return false };
-        Filter { event_types, sources }.matches(&self.event_type, &self.source)
-    }
 }
 
 /// The targets of an event, by endpoint id; of one endpoint only, if that is given.
@@ -74,31 +59,36 @@ impl Target {
 /// # Errors
 /// PostgreSQL is away.
 pub async fn targets(pool: &PgPool, id: EventId, only: Option<EndpointId>) -> sqlx::Result<Vec<Target>> {
-    let mut targets: Vec<Target> = sqlx::query_as(
-        "select e.id as endpoint_id, g.name as \"group\", g.deleted_at is not null as group_is_deleted, g.paused_at is not null as paused,
+    sqlx::query_as(
+        "with v as materialized (
+             select position, event_type, source, group_id from event where id = $1
+         ), concerned as (
+             select e.id from v
+             join subscription s on s.from_position < v.position
+                  and (s.to_position is null or s.to_position >= v.position)
+             join endpoint e on e.id = s.endpoint_id and e.status <> 'deleted'
+             where ($2::uuid is null or s.endpoint_id = $2) and (v.group_id is null or v.group_id = e.group_id)
+               and filter_matches(s.event_types, s.sources, v.event_type, v.source)
+             union
+             select endpoint_id from delivery where event_id = $1 and ($2::uuid is null or endpoint_id = $2)
+         )
+         select e.id as endpoint_id, g.name as \"group\", g.deleted_at is not null as group_is_deleted,
+                g.paused_at is not null as paused,
                 exists (select from parked p where p.endpoint_id = e.id
                         and p.from_position < v.position and p.to_position is null) as parked,
                 exists (select from parked p where p.endpoint_id = e.id and p.skipped
                         and p.from_position < v.position and p.to_position >= v.position) as skipped,
-                d.status, d.attempt_total, d.next_attempt_at, d.last_status_code, d.last_error, d.updated_at,
-                v.event_type, v.source, s.event_types, s.sources
-         from event v
-         cross join endpoint e
+                d.status, d.attempt_total, d.next_attempt_at, d.last_status_code, d.last_error, d.updated_at
+         from v cross join concerned c
+         join endpoint e on e.id = c.id
          join consumer_group g on g.id = e.group_id
-         left join subscription s on s.endpoint_id = e.id and s.from_position < v.position
-              and (s.to_position is null or s.to_position >= v.position)
          left join delivery d on d.event_id = $1 and d.endpoint_id = e.id
-         where v.id = $1 and ($2::uuid is null or e.id = $2)
-           and (v.group_id is null or v.group_id = e.group_id)
-           and (d.event_id is not null or s.id is not null and e.status <> 'deleted')
          order by e.id",
     )
     .bind(id)
     .bind(only)
     .fetch_all(pool)
-    .await?;
-    targets.retain(|target| target.status.is_some() || target.is_owed());
-    Ok(targets)
+    .await
 }
 
 /// One HTTP request that was made for a delivery.
