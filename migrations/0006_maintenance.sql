@@ -98,6 +98,12 @@ begin
 end
 $$;
 
+-- The position of the oldest event that there is; of an empty log, where it stands.
+create function log_floor() returns bigint language sql stable as $$
+    select coalesce((select position from event order by position limit 1),
+                    (select last_value from log_position))
+$$;
+
 -- Drops a day of the log with its deliveries and attempts. Its rows in the default partitions, if it has any
 -- there, are deleted.
 create function drop_day(day date) returns void language plpgsql as $$

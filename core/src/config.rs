@@ -3,6 +3,7 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
@@ -162,6 +163,31 @@ impl EgressConfig {
     }
 }
 
+/// A span of time, such as `5d`, `12h`, `30m` or `90s`; none for `off` and `0`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Span(pub Option<Duration>);
+
+impl FromStr for Span {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        const GRAMMAR: &str = "is a number with s, m, h or d behind it (up to 3650d), or off";
+        if text == "off" || text == "0" {
+            return Ok(Self(None));
+        }
+        let unit = match text.chars().next_back() {
+            Some('s') => 1,
+            Some('m') => 60,
+            Some('h') => 3_600,
+            Some('d') => 86_400,
+            _ => return Err(GRAMMAR),
+        };
+        let number: u64 = text[..text.len() - 1].parse().map_err(|_| GRAMMAR)?;
+        let seconds = number.checked_mul(unit).filter(|seconds| *seconds <= 3_650 * 86_400).ok_or(GRAMMAR)?;
+        Ok(Self((seconds > 0).then(|| Duration::from_secs(seconds))))
+    }
+}
+
 #[derive(Debug, Clone, Args)]
 pub struct DispatcherConfig {
     /// First part of this process's consumer name; host and process id follow
@@ -188,6 +214,9 @@ pub struct DispatcherConfig {
     /// Deliveries of one group that its stream in Redis may hold; the rest of a backlog stays in PostgreSQL
     #[arg(long, env = "STREAM_WINDOW", default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(100..=1_000_000))]
     pub stream_window: u32,
+    /// How long an endpoint may only fail before it is disabled, such as 5d or 12h; off for ever
+    #[arg(long, env = "AUTO_DISABLE_AFTER", default_value = "5d")]
+    pub auto_disable_after: Span,
 }
 
 impl DispatcherConfig {
@@ -238,4 +267,27 @@ fn redis_prefix(text: &str) -> Result<String, String> {
 fn networks(text: &str) -> Result<Vec<IpNet>, String> {
     let names = text.split(',').map(str::trim).filter(|name| !name.is_empty());
     names.map(|name| name.parse().map_err(|_| format!("{name} is not a CIDR such as 10.0.0.0/8"))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn spans_are_numbers_with_a_unit_or_off() {
+        for (text, seconds) in [
+            ("5d", Some(432_000)),
+            ("12h", Some(43_200)),
+            ("30m", Some(1_800)),
+            ("90s", Some(90)),
+            ("0", None),
+            ("0d", None),
+            ("off", None),
+        ] {
+            assert_eq!(text.parse(), Ok(Span(seconds.map(Duration::from_secs))), "{text}");
+        }
+        for text in ["", "5", "d", "-1d", "1.5h", "5 d", "5w", "3651d", "99999999999999999999d", "\u{e9}"] {
+            assert!(text.parse::<Span>().is_err(), "{text:?}");
+        }
+    }
 }

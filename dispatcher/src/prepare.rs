@@ -23,6 +23,7 @@ use tokio::sync::watch;
 
 use crate::deliver::Courier;
 use crate::event::{Event, EventCache};
+use crate::maintenance::health::Health;
 use crate::recipients::Recipients;
 use crate::work::{HeldEntry, Origin, Work};
 
@@ -40,6 +41,7 @@ pub(crate) struct Context {
     pub(crate) recipients: Recipients,
     pub(crate) cache: Arc<EventCache>,
     pub(crate) courier: Courier,
+    pub(crate) health: Health,
     /// The endpoints whose breaker is open here: set by the intake, written to this dispatcher's row.
     pub(crate) open_breakers: watch::Sender<Vec<EndpointId>>,
 }

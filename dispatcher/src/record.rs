@@ -122,6 +122,9 @@ async fn commit(context: &Context, items: Vec<Item>, give_up: &CancellationToken
         let row = match &item {
             Item::Record { record, gone, .. } => {
                 metrics::counter!(names::DELIVERIES, "status" => record.status.as_str()).increment(1);
+                if record.attempt.is_some() {
+                    context.health.note(record.endpoint_id, record.status == Status::Delivered);
+                }
                 if *gone {
                     disable(context, record).await;
                 }

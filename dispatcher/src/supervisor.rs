@@ -24,10 +24,11 @@ use tokio_util::sync::CancellationToken;
 use crate::deliver::Courier;
 use crate::event::EventCache;
 use crate::intake::{CLAIM_AFTER, Intake, LONGEST_HOLD};
+use crate::maintenance::health::Health;
 use crate::prepare::Context;
 use crate::recipients::{Defaults, Recipients};
 use crate::relay::{Relay, RelayConfig, Step};
-use crate::{http_client, probes, record};
+use crate::{http_client, maintenance, probes, record};
 
 /// A consumer that has not said so for this long is taken for dead.
 const ALIVE: Duration = Duration::from_secs(4);
@@ -86,6 +87,7 @@ pub async fn run(
             egress,
             longest_retry_after: Duration::from_millis(config.max_backoff_ms),
         },
+        health: Health::new(config.auto_disable_after.0),
         open_breakers: watch::Sender::default(),
     });
     tracing::info!(consumer = %name, "dispatcher starts");
@@ -110,6 +112,7 @@ pub async fn run(
     helpers.spawn(listen(redis.clone(), keys.clone(), Arc::clone(&bell), hint_sender));
     helpers.spawn(announce(redis.clone(), keys.clone(), name.clone()));
     helpers.spawn(refresh(Arc::clone(&context)));
+    helpers.spawn(maintenance::look_after_health(Arc::clone(&context)));
     helpers.spawn(tend(pool.clone(), name.clone(), context.open_breakers.subscribe()));
     if let Some(address) = config.dispatcher_listen {
         let (pool, stop) = (pool.clone(), stop.clone());

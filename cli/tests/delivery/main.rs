@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "in a test a panic is the report")]
 #![allow(clippy::print_stderr, reason = "figures are part of the report")]
 
+mod auto_disable;
 mod backlog;
 mod deletion;
 mod fan_out;

@@ -73,6 +73,7 @@ async fn operational_events_reach_those_of_their_group_who_name_them() {
     let _ = rail.api.post(&disable, &json!({})).await.expect(200);
     rail.stack.assert_settled().await;
     assert_eq!(told(&rail).await.len(), 4);
+    assert_eq!(rail.receiver.count_to("/elsewhere"), 0, "another group's");
     let of_star = types(&rail.receiver.requests_to("/star"));
     assert_eq!(of_star.iter().filter(|name| name.starts_with("eventrail")).count(), 0);
     let ids: Vec<String> = requests.iter().map(|request| request.webhook_id().to_owned()).collect();

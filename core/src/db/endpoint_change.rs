@@ -182,6 +182,10 @@ pub async fn enable(
     if backlog == Backlog::Skip {
         skip_intervals(&mut transaction, id).await?;
     }
+    sqlx::query("delete from endpoint_health where endpoint_id = $1")
+        .bind(id)
+        .execute(&mut *transaction)
+        .await?;
     sqlx::query(
         "update endpoint set status = 'active', disabled_reason = null,
                 version = raise_topology_version(), updated_at = now()

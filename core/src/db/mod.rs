@@ -19,6 +19,7 @@ pub mod event_list;
 pub mod feed;
 pub mod figures;
 pub mod group;
+pub mod health;
 pub mod key;
 pub mod lease;
 pub mod log;
