@@ -4,7 +4,7 @@
 
 use chrono::Utc;
 use eventrail_core::signature::{WEBHOOK_ID, WEBHOOK_SIGNATURE, WEBHOOK_TIMESTAMP, verify};
-use eventrail_core::testing::{Answer, EventrailProcess, Receiver, Stack};
+use eventrail_core::testing::{Answer, EventrailProcess, Receiver, SECRETS_KEY, Stack};
 use serde_json::json;
 
 const BINARY: &str = env!("CARGO_BIN_EXE_eventrail");
@@ -73,4 +73,50 @@ async fn the_first_sigterm_lets_a_dispatcher_finish_and_the_second_does_not() {
     let rows = stack.deliveries().await;
     assert!(rows.iter().all(|row| row.status == "delivered" && row.attempt_count == 1), "{rows:?}");
     assert_eq!(receiver.count(), 3);
+}
+
+#[tokio::test]
+async fn secrets_sealed_with_another_key_sign_on_without_the_old_one() {
+    const NEW_KEY: &str = "//79/Pv6+fj39vX08/Lx8O/u7ezr6uno5+bl5OPi4eA=";
+    let stack = Stack::start().await;
+    let receiver = Receiver::start().await;
+    let api = EventrailProcess::api(BINARY, &stack, &[]).await;
+    let body = json!({ "url": receiver.url("/hooks"), "auth": { "type": "bearer", "token": "t0k3n" } });
+    let endpoint = api.client().create_endpoint_with("default", &body).await;
+    assert!(api.sigterm().await.success());
+
+    let rekey = async |old: &[&str]| {
+        let mut environment = stack.environment();
+        environment.push(("SECRETS_KEY".into(), NEW_KEY.into()));
+        environment.extend(old.iter().map(|key| ("SECRETS_KEYS_OLD".into(), (*key).into())));
+        let process = EventrailProcess::spawn(BINARY, &["rekey"], &environment, "127.0.0.1:9");
+        process.until_says("sealed").await;
+        (process.log(), process.exit().await.success())
+    };
+    let (log, well) = rekey(&[]).await;
+    assert!(!well && log.contains(&endpoint.id), "without the old key nothing opens: {log}");
+    let (log, well) = rekey(&[SECRETS_KEY]).await;
+    assert!(well && log.contains("sealed=2"), "the secret and the credentials: {log}");
+    let (log, well) = rekey(&[]).await;
+    assert!(well && log.contains("sealed=0"), "all are: {log}");
+
+    let alone = [("SECRETS_KEY", NEW_KEY)];
+    let api = EventrailProcess::api(BINARY, &stack, &alone).await;
+    let _dispatcher = EventrailProcess::dispatcher(BINARY, &stack, &alone).await;
+    let secret = format!("/consumer-groups/default/endpoints/{}/secret", endpoint.id);
+    let shown = api.client().get(&secret).await.expect(200).body;
+    assert_eq!(shown["secrets"][0]["secret"], endpoint.secret);
+    api.client().post_event("order.created", "shop", json!({})).await;
+    let request = receiver.wait_for(1).await.remove(0);
+    assert_eq!(request.header("authorization"), "Bearer t0k3n");
+    verify(
+        &[endpoint.secret.parse().unwrap()],
+        request.header(WEBHOOK_ID),
+        request.header(WEBHOOK_TIMESTAMP),
+        request.header(WEBHOOK_SIGNATURE),
+        &request.body,
+        Utc::now().timestamp(),
+    )
+    .unwrap();
+    stack.assert_settled().await;
 }
