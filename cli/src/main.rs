@@ -1,12 +1,15 @@
 //! `eventrail`: the one binary. Each command reads its settings, refuses bad ones with one line and exit
 //! code 2, and runs until it is done or told to stop: the first SIGINT or SIGTERM drains, the second cuts.
 
+mod commands;
 mod healthcheck;
+mod printable;
 mod receiver;
 mod services;
 mod settings;
 mod up;
 
+use std::io::Write as _;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -41,6 +44,10 @@ enum Command {
     Rekey(RekeyArgs),
     /// Receive deliveries, verify each and print a line for it
     Receiver(Box<receiver::ReceiverArgs>),
+    #[command(flatten)]
+    Operate(commands::Command),
+    /// Write a script that completes commands and flags in a shell
+    Completions(commands::CompletionsArgs),
     /// Exit with 0 if a URL answers 200: for containers without curl
     #[command(hide = true)]
     Healthcheck(healthcheck::HealthcheckArgs),
@@ -50,6 +57,7 @@ fn main() -> ExitCode {
     let command_line = Cli::command().after_help(settings::help());
     let cli = match command_line.try_get_matches().and_then(|matches| Cli::from_arg_matches(&matches)) {
         Ok(cli) => cli,
+        Err(error) if error.kind() == ErrorKind::MissingSubcommand => return offer_subcommands(),
         Err(error)
             if error.use_stderr() && error.kind() != ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand =>
         {
@@ -71,14 +79,31 @@ fn main() -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if error.is::<SettingsError>() => settings::refuse(&format!("{error:#}")),
+        Err(error) if commands::is_closed_output(&error) => ExitCode::SUCCESS,
         Err(error) => {
             settings::complain(&format!("{error:#}"));
-            ExitCode::FAILURE
+            ExitCode::from(commands::exit_code(&error))
         }
     }
 }
 
+/// Whoever says `eventrail groups` wants to know what there is to say about groups.
+fn offer_subcommands() -> ExitCode {
+    let words = std::env::args_os().chain(["--help".into()]);
+    if let Err(help) = Cli::command().try_get_matches_from(words) {
+        // Nobody may be reading, and there is nowhere else to say so.
+        let _ = write!(std::io::stderr(), "{}", help.render());
+    }
+    ExitCode::from(2)
+}
+
 async fn run(command: Command) -> anyhow::Result<()> {
+    let command = match command {
+        // Those end at Ctrl-C like any command, and what they have asked for goes on without them.
+        Command::Operate(command) => return commands::run(command).await,
+        Command::Completions(args) => return commands::completions(&args, Cli::command()),
+        service => service,
+    };
     let stop = CancellationToken::new();
     let running = async {
         match command {
@@ -89,6 +114,7 @@ async fn run(command: Command) -> anyhow::Result<()> {
             Command::Rekey(args) => services::rekey(&args).await,
             Command::Receiver(args) => receiver::run(*args).await,
             Command::Healthcheck(args) => healthcheck::run(&args).await,
+            Command::Operate(_) | Command::Completions(_) => Ok(()),
         }
     };
     tokio::select! {

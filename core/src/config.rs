@@ -22,10 +22,23 @@ pub enum LogFormat {
 #[derive(Debug, Clone, Args)]
 pub struct TelemetryConfig {
     /// How log lines look
-    #[arg(long, global = true, env = "LOG_FORMAT", value_enum, default_value = "text")]
+    #[arg(
+        long,
+        global = true,
+        help_heading = "Logging",
+        env = "LOG_FORMAT",
+        value_enum,
+        default_value = "text"
+    )]
     pub log_format: LogFormat,
     /// Which log lines are written, as `tracing` filters
-    #[arg(long, global = true, env = "RUST_LOG", default_value = "info,sqlx::postgres::notice=warn")]
+    #[arg(
+        long,
+        global = true,
+        help_heading = "Logging",
+        env = "RUST_LOG",
+        default_value = "info,sqlx::postgres::notice=warn"
+    )]
     pub rust_log: String,
 }
 

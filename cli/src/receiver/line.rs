@@ -11,6 +11,8 @@ use eventrail_core::signature::WEBHOOK_ID;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
+use crate::printable::shortened;
+
 pub(super) const ATTEMPT: &str = "eventrail-attempt";
 pub(super) const GROUP: &str = "eventrail-group";
 pub(super) const REPLAY: &str = "eventrail-replay";
@@ -109,22 +111,7 @@ impl<'a> Line<'a> {
     }
 }
 
-/// The first characters, with control characters (and whatever else moves a cursor or turns the writing
-/// direction) escaped.
+/// The first characters, escaped.
 fn printable(text: &str) -> String {
-    let mut shown = String::new();
-    for (count, character) in text.chars().enumerate() {
-        if count == SHOWN {
-            shown.push('…');
-            break;
-        }
-        match character {
-            '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => {
-                shown.extend(character.escape_unicode());
-            }
-            control if control.is_control() => shown.extend(control.escape_debug()),
-            plain => shown.push(plain),
-        }
-    }
-    shown
+    shortened(text, SHOWN)
 }
