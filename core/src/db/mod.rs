@@ -28,6 +28,7 @@ pub mod operational;
 pub mod parking;
 pub mod recipient;
 pub mod rekey;
+pub mod retention;
 pub mod tail;
 pub mod topology;
 pub mod whereabouts;
