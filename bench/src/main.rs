@@ -3,6 +3,8 @@
 //! `first-figure` posts events to the API and counts what arrives at a receiver in this process, then lets
 //! a bare loop of signed POSTs run against the same receiver: the ratio says what the rail costs.
 //!
+//! `replay` posts at a steady rate and tells what a replay beside it changes.
+//!
 //! [`system`] starts and stops what is measured, [`generator`] posts, [`receiver`] counts, [`bare_loop`]
 //! compares, [`cpu`] reads who has worked how much, [`report`] prints.
 
@@ -11,6 +13,7 @@ mod cpu;
 mod first_figure;
 mod generator;
 mod receiver;
+mod replay;
 mod report;
 mod system;
 
@@ -29,14 +32,22 @@ struct Cli {
 enum Command {
     /// Deliveries per second, end to end and from a backlog, beside a bare loop of reqwest POSTs
     FirstFigure(first_figure::FirstFigureArgs),
+    /// What live traffic feels of a replay at full speed
+    Replay(replay::ReplayArgs),
 }
 
 #[tokio::main]
 #[expect(clippy::print_stderr, reason = "the one line that says why it ended")]
 async fn main() -> ExitCode {
-    let Command::FirstFigure(args) = Cli::parse().command;
+    let command = Cli::parse().command;
+    let measure = async {
+        match &command {
+            Command::FirstFigure(args) => first_figure::run(args).await,
+            Command::Replay(args) => replay::run(args).await,
+        }
+    };
     let measured = tokio::select! {
-        measured = first_figure::run(&args) => measured,
+        measured = measure => measured,
         // Leaving by this way stops the servers and removes their data.
         _ = tokio::signal::ctrl_c() => Err(anyhow::anyhow!("interrupted")),
     };

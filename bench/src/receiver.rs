@@ -92,7 +92,7 @@ pub(crate) struct Receipts {
     pub(crate) duplicates: u64,
     pub(crate) first_at: Instant,
     pub(crate) last_at: Instant,
-    /// From the event's commit (the time in its id, in milliseconds) to its receipt, in the order received.
+    /// From the event's commit (the time in its id) to its receipt, in the order received.
     pub(crate) latencies: Vec<Duration>,
     pub(crate) mean_bytes: usize,
 }
@@ -154,11 +154,14 @@ impl Ledger {
     }
 
     fn latency(&self, id: EventId, at: Instant) -> Duration {
-        // RFC 9562, section 5.7: the first 48 bits are milliseconds since 1970.
-        let millis = u64::try_from(id.0.as_u128() >> 80).unwrap_or(u64::MAX);
+        // RFC 9562, section 5.7: the first 48 bits are milliseconds since 1970; the log puts the microseconds
+        // into the twelve that follow the version.
+        let bits = id.0.as_u128();
+        let millis = u64::try_from(bits >> 80).unwrap_or(u64::MAX);
+        let micros = u64::try_from((bits >> 64) & 0xfff).unwrap_or_default();
         let received = self.start.1 + at.duration_since(self.start.0);
         let since_1970 = received.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        since_1970.saturating_sub(Duration::from_millis(millis))
+        since_1970.saturating_sub(Duration::from_millis(millis) + Duration::from_micros(micros))
     }
 }
 

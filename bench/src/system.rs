@@ -72,18 +72,15 @@ impl System {
         Ok(())
     }
 
-    /// An endpoint in the default group that wants everything.
-    pub(crate) async fn register(&self, url: &str) -> anyhow::Result<()> {
+    /// Makes an endpoint in the default group that wants everything. Answers its id.
+    pub(crate) async fn register(&self, url: &str) -> anyhow::Result<String> {
         let client = reqwest::Client::builder().no_proxy().build()?;
         let request = client.post(format!("{}/consumer-groups/default/endpoints", self.api_url()));
         let answer = request.json(&serde_json::json!({ "url": url })).send().await?;
-        let status = answer.status();
-        anyhow::ensure!(
-            status.is_success(),
-            "the endpoint was refused with {status}: {}",
-            answer.text().await?
-        );
-        Ok(())
+        let (status, text) = (answer.status(), answer.text().await?);
+        anyhow::ensure!(status.is_success(), "the endpoint was refused with {status}: {text}");
+        let made: serde_json::Value = serde_json::from_str(&text)?;
+        Ok(made["id"].as_str().unwrap_or_default().to_owned())
     }
 
     pub(crate) fn api_url(&self) -> String {
