@@ -25,6 +25,7 @@ pub mod secret;
 pub mod servers;
 pub mod signature;
 pub mod start;
+pub mod tally;
 pub mod telemetry;
 #[cfg(feature = "testing")]
 pub mod testing;

@@ -7,6 +7,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use crate::retry::RetryPolicy;
+use crate::text::text_value;
 
 /// Why an attempt failed, as far as it can be told apart. The texts are what `attempt.error` holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
@@ -57,6 +58,19 @@ impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(self.as_str())
     }
+}
+
+text_value!(
+    /// What dead letters are told apart by: the status code of the last answer, or the kind of error.
+    Fingerprint,
+    InvalidFingerprint,
+    is_fingerprint,
+    "must be a status code or a kind of error, such as 503 or timeout"
+);
+
+fn is_fingerprint(text: &str) -> bool {
+    let is_plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_';
+    (1..=64).contains(&text.len()) && text.bytes().all(is_plain)
 }
 
 /// What came back. A status with a failure beside it means that the head of the answer arrived and the rest

@@ -12,7 +12,7 @@ mod event;
 mod http_client;
 mod intake;
 mod lanes;
-pub mod maintenance;
+mod maintenance;
 mod ping;
 mod prepare;
 mod probes;

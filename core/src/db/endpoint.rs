@@ -257,6 +257,20 @@ pub async fn get(pool: &PgPool, group: &GroupName, id: EndpointId) -> sqlx::Resu
     .await
 }
 
+/// The group of an endpoint that is not deleted.
+///
+/// # Errors
+/// PostgreSQL is away.
+pub async fn group_of(pool: &PgPool, id: EndpointId) -> sqlx::Result<Option<String>> {
+    sqlx::query_scalar(
+        "select g.name from endpoint e join consumer_group g on g.id = e.group_id
+         where e.id = $1 and e.status <> 'deleted' and g.deleted_at is null",
+    )
+    .bind(id)
+    .fetch_optional(pool)
+    .await
+}
+
 /// A group's endpoints in pages, newest first: those made before the endpoint `before`.
 ///
 /// # Errors

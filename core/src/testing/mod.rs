@@ -6,7 +6,6 @@
 mod api;
 mod eventually;
 mod invariants;
-mod past;
 mod process;
 mod proxy;
 mod receiver;

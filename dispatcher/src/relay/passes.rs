@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use eventrail_core::db::{delivery, feed, parking, topology};
+use eventrail_core::db::{delivery, feed, parking, replay, topology};
 use eventrail_core::feed::FeedKind;
 use eventrail_core::metrics as names;
 use eventrail_core::rail::keys::Keys;
@@ -30,6 +30,8 @@ impl Relay {
         ready::publish(&mut self.redis, &self.config.keys.ready(), &hints).await?;
         // An attempt may have been under way when its endpoint was deleted, so this is asked again and again.
         self.orphans_unknown &= delivery::end_orphans(&self.pool, self.orphans_unknown).await? > 0;
+        // And so may one of a replay that was cancelled.
+        replay::end_cancelled(&self.pool).await?;
         self.delete_closed().await
     }
 
