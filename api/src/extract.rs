@@ -6,7 +6,7 @@ use axum::http::request::Parts;
 use chrono::{DateTime, Utc};
 use eventrail_core::event::IdempotencyKey;
 use eventrail_core::group::GroupName;
-use eventrail_core::ids::{EndpointId, EventId};
+use eventrail_core::ids::{EndpointId, EventId, ReplayId};
 use serde::de::{DeserializeOwned, Error as _};
 use serde::{Deserialize, Deserializer};
 use utoipa::IntoParams;
@@ -78,7 +78,7 @@ impl PageQuery {
     }
 }
 
-/// A time of a query: RFC 3339 with any offset. A `+` that was not escaped has become a space.
+/// A time: RFC 3339 with any offset. In a query a `+` that was not escaped has become a space.
 pub(crate) struct Time(pub(crate) DateTime<Utc>);
 
 impl<'de> Deserialize<'de> for Time {
@@ -116,6 +116,14 @@ pub(crate) fn event_id(text: &str) -> Result<EventId, Problem> {
 
 pub(crate) fn no_such_event() -> Problem {
     Problem::not_found("There is no event with this id")
+}
+
+pub(crate) fn replay_id(text: &str) -> Result<ReplayId, Problem> {
+    text.parse().map_err(|_| no_such_replay())
+}
+
+pub(crate) fn no_such_replay() -> Problem {
+    Problem::not_found("There is no replay with this id")
 }
 
 /// The request's `Idempotency-Key`, if it has one.

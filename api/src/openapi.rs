@@ -48,6 +48,8 @@ pub(crate) const SERVICE: &str = "service";
         (name = "groups", description = "Consumer groups: a team's endpoints, paused and read together"),
         (name = "endpoints", description = "Where a team listens"),
         (name = "deliveries", description = "What became of an event at an endpoint, attempt by attempt"),
+        (name = "replays", description = "What is sent again: windows of the log, dead letters, a group's cursor moved"),
+        (name = "dead letters", description = "Deliveries that were given up: read, sent again, put away"),
         (name = "access", description = "Keys, and who changed what"),
         (name = SERVICE, description = "Probes, metrics and documents")
     ),

@@ -42,6 +42,14 @@ pub(crate) struct KeyPath {
 
 #[derive(IntoParams)]
 #[into_params(parameter_in = Path)]
+pub(crate) struct ReplayPath {
+    /// The replay or redrive.
+    #[param(value_type = schema::ReplayId)]
+    id: String,
+}
+
+#[derive(IntoParams)]
+#[into_params(parameter_in = Path)]
 pub(crate) struct DeliveryPath {
     #[param(value_type = schema::EventId)]
     event_id: String,

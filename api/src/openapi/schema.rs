@@ -7,7 +7,7 @@ use serde::Deserialize;
 use utoipa::openapi::schema::{
     AdditionalProperties, AnyOfBuilder, Object, ObjectBuilder, Schema, SchemaType, Type,
 };
-use utoipa::openapi::{RefOr, SchemaFormat};
+use utoipa::openapi::{Ref, RefOr, SchemaFormat};
 use utoipa::{PartialSchema, ToSchema};
 
 /// Declares a schema of text: its name, what it is, its pattern (ECMA-262), its greatest length, an example.
@@ -39,6 +39,7 @@ text!(
     29,
     "ep_01h455vb4pex5vsknk084sn02q"
 );
+text!(ReplayId, "A replay's id", "^rpl_[0-7][0-9a-hjkmnp-tv-z]{25}$", 30, "rpl_01h455vb4pex5vsknk084sn02q");
 text!(KeyId, "A key's id", "^key_[0-7][0-9a-hjkmnp-tv-z]{25}$", 30, "key_01h455vb4pex5vsknk084sn02q");
 text!(
     EventType,
@@ -64,6 +65,20 @@ text!(
     "invoice.*"
 );
 text!(GroupName, "The name of a consumer group", "^[a-z0-9][a-z0-9_-]*$", 64, "default");
+text!(
+    GroupOrAll,
+    "The name of a consumer group, or `*` for all groups",
+    "^(\\*|[a-z0-9][a-z0-9_-]*)$",
+    64,
+    "default"
+);
+text!(
+    Fingerprint,
+    "What dead letters are told apart by: the status code of the last answer, or the kind of error",
+    "^[a-z0-9_]+$",
+    64,
+    "503"
+);
 text!(Description, "Text for people, without NUL", "^[^\\x00]*$", 1024, "Invoices for the ledger");
 text!(
     Secret,
@@ -180,6 +195,37 @@ impl ToSchema for Start {
     }
 }
 
+/// Where a group's live feed is to begin.
+pub(crate) struct StartId;
+
+impl PartialSchema for StartId {
+    fn schema() -> RefOr<Schema> {
+        let sign = ObjectBuilder::from(Object::with_type(Type::String)).enum_values(Some(["0", "$"]));
+        let time = ObjectBuilder::from(Object::with_type(Type::String))
+            .format(Some(SchemaFormat::KnownFormat(utoipa::openapi::KnownFormat::DateTime)));
+        let position = ObjectBuilder::from(Object::with_type(Type::String)).pattern(Some("^[0-9]{1,18}$"));
+        let number = ObjectBuilder::from(Object::with_type(Type::Integer))
+            .minimum(Some(0))
+            .maximum(Some(9_223_372_036_854_775_807_u64));
+        let description = "`0` (all that is kept), `$` (only what comes), a position of the log (what comes after \
+                           it), a time (RFC 3339), or the id of the first event";
+        AnyOfBuilder::new()
+            .description(Some(description))
+            .item(sign)
+            .item(time)
+            .item(position)
+            .item(number)
+            .item(Ref::from_schema_name("EventId"))
+            .into()
+    }
+}
+
+impl ToSchema for StartId {
+    fn name() -> Cow<'static, str> {
+        "StartId".into()
+    }
+}
+
 /// Seconds, up to 30 days.
 pub(crate) struct RetryDelay;
 
@@ -248,6 +294,30 @@ pub(crate) enum FailureKind {
     Reset,
     Protocol,
     Status,
+}
+
+/// Of a window of the log, or of dead letters.
+#[derive(ToSchema)]
+#[schema(rename_all = "snake_case")]
+pub(crate) enum ReplayKind {
+    Replay,
+    Redrive,
+}
+
+/// By what dead letters are counted.
+#[derive(ToSchema)]
+#[schema(rename_all = "snake_case")]
+pub(crate) enum DeadGroupBy {
+    Error,
+}
+
+/// `done`: all was sent, some may still be retried.
+#[derive(ToSchema)]
+#[schema(rename_all = "snake_case")]
+pub(crate) enum ReplayStatus {
+    Running,
+    Cancelled,
+    Done,
 }
 
 #[derive(ToSchema)]

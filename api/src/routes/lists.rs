@@ -46,7 +46,7 @@ pub(super) struct EventsQuery {
 }
 
 #[derive(Serialize, ToSchema)]
-struct ListedEventView {
+pub(super) struct ListedEventView {
     #[schema(value_type = schema::EventId)]
     id: EventId,
     position: i64,

@@ -19,6 +19,8 @@ use crate::problem::{Kind, Problem};
 mod api_keys;
 mod audit_log;
 mod batch;
+mod cursor;
+mod dead_letters;
 mod deliveries;
 mod documents;
 mod endpoint_actions;
@@ -29,6 +31,10 @@ mod events;
 mod groups;
 mod lists;
 mod probes;
+mod reach;
+mod redrive;
+mod replay_view;
+mod replays;
 
 const RESOLVE_DEADLINE: Duration = Duration::from_secs(2);
 
@@ -61,6 +67,13 @@ pub(crate) fn routes() -> OpenApiRouter<Api> {
         .routes(routes!(endpoint_actions::test_endpoint))
         .routes(routes!(endpoint_actions::get_endpoint_secret))
         .routes(routes!(endpoint_actions::rotate_endpoint_secret))
+        .routes(routes!(replays::create_replay))
+        .routes(routes!(replays::list_replays))
+        .routes(routes!(replays::get_replay))
+        .routes(routes!(replays::cancel_replay))
+        .routes(routes!(cursor::set_cursor))
+        .routes(routes!(dead_letters::list_dead_letters, dead_letters::purge_dead_letters))
+        .routes(routes!(redrive::redrive_dead_letters))
         .routes(routes!(api_keys::create_api_key, api_keys::list_api_keys))
         .routes(routes!(api_keys::delete_api_key))
         .routes(routes!(audit_log::list_audit_log))

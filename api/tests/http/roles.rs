@@ -46,6 +46,14 @@ const TABLE: &[(&str, [Door; 3])] = &[
     ("test_endpoint", [Forbidden, Hidden, Opens]),
     ("get_endpoint_secret", [Forbidden, Hidden, Opens]),
     ("rotate_endpoint_secret", [Forbidden, Hidden, Opens]),
+    ("create_replay", [Forbidden, Hidden, Opens]),
+    ("list_replays", [Forbidden, Opens, Opens]),
+    ("get_replay", [Forbidden, Hidden, Opens]),
+    ("cancel_replay", [Forbidden, Hidden, Opens]),
+    ("set_cursor", [Forbidden, Hidden, Opens]),
+    ("list_dead_letters", [Forbidden, Opens, Opens]),
+    ("redrive_dead_letters", [Forbidden, Hidden, Opens]),
+    ("purge_dead_letters", [Forbidden, Hidden, Opens]),
     ("create_api_key", [Forbidden, Forbidden, Forbidden]),
     ("list_api_keys", [Forbidden, Forbidden, Forbidden]),
     ("delete_api_key", [Forbidden, Forbidden, Forbidden]),
@@ -78,13 +86,19 @@ struct World {
     event: String,
     endpoint: String,
     key: String,
+    replay: String,
 }
 
 impl World {
-    fn path(&self, template: &str) -> String {
+    /// Of an operation, with the query that it can't do without.
+    fn path(&self, operation: &str, template: &str) -> String {
+        if operation == "purge_dead_letters" {
+            return format!("{template}?group=ours");
+        }
         let id = match template {
             path if path.starts_with("/events/") => &self.event,
             path if path.starts_with("/api-keys/") => &self.key,
+            path if path.starts_with("/replays/") => &self.replay,
             _ => &self.endpoint,
         };
         template
@@ -103,6 +117,11 @@ fn body(operation: &str) -> Option<Value> {
         "create_group" => json!({"name": "new"}),
         "create_endpoint" => json!({"url": "http://127.0.0.1:9/new"}),
         "create_api_key" => json!({"name": "new", "role": "producer"}),
+        "create_replay" => {
+            json!({"group": "ours", "from": "2026-01-01T00:00:00Z", "to": "2126-01-01T00:00:00Z"})
+        }
+        "set_cursor" => json!({"group": "ours", "start_id": "$"}),
+        "redrive_dead_letters" => json!({"group": "ours"}),
         "update_group" | "update_endpoint" => json!({"description": "new"}),
         "enable_endpoint" | "rotate_endpoint_secret" => json!({}),
         _ => return None,
@@ -143,7 +162,9 @@ async fn each_operation_opens_to_its_roles_and_to_nobody_else() {
     .await
     .unwrap();
     let (key, _) = make_key(&admin, &json!({"name": "k", "role": "producer"})).await;
-    let world = World { event, endpoint, key };
+    let replay = admin.post("/replay", &body("create_replay").unwrap()).await.expect(202);
+    let replay = replay.body["id"].as_str().unwrap().to_owned();
+    let world = World { event, endpoint, key, replay };
     let mut callers = Vec::new();
     for draft in [
         json!({"name": "producer", "role": "producer", "sources": ["s"]}),
@@ -157,7 +178,7 @@ async fn each_operation_opens_to_its_roles_and_to_nobody_else() {
 
     for (id, doors) in TABLE {
         let (method, template) = find(&document, id);
-        let (path, body) = (world.path(&template), body(id));
+        let (path, body) = (world.path(id, &template), body(id));
         let at = (method.as_str(), path.as_str());
         assert_problem(&call(&server.api, at, body.as_ref()).await, 401, "unauthorized");
         for (caller, door) in callers.iter().zip(doors) {
@@ -227,11 +248,16 @@ async fn each_operation_refuses_what_it_does_not_know() {
     api.create_group("ours").await;
     let endpoint = api.create_endpoint("ours", "http://127.0.0.1:9/").await.id;
     let event = api.post_event("a.b", "s", json!(1)).await;
-    let world = World { event, endpoint, key: "key_01h455vb4pex5vsknk084sn02q".into() };
+    let world = World {
+        event,
+        endpoint,
+        key: "key_01h455vb4pex5vsknk084sn02q".into(),
+        replay: "rpl_01h455vb4pex5vsknk084sn02q".into(),
+    };
     for (id, _) in TABLE.iter().filter(|(id, _)| *id != "metrics") {
         let (method, template) = find(&document, id);
-        let (path, body) = (world.path(&template), body(id));
-        let query = format!("{path}?bogus=1");
+        let (path, body) = (world.path(id, &template), body(id));
+        let query = format!("{path}{}bogus=1", if path.contains('?') { '&' } else { '?' });
         assert_problem(&call(api, (&method, &query), body.as_ref()).await, 400, "invalid-query");
         for malformed in ["no-such-thing", "%00", "%ff", "-"] {
             let parts: Vec<&str> = template

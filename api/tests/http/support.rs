@@ -8,7 +8,7 @@ use eventrail_core::config::{ApiConfig, Auth};
 use eventrail_core::db;
 use eventrail_core::db::delivery::Attempt;
 use eventrail_core::egress::EgressPolicy;
-use eventrail_core::ids::{EndpointId, EventId};
+use eventrail_core::ids::{EndpointId, EventId, ReplayId};
 use eventrail_core::ping::{Pinged, Pinger};
 use eventrail_core::rail::{self, doorbell::Doorbell};
 use eventrail_core::testing::{Api, Reply, Stack};
@@ -158,4 +158,33 @@ pub(crate) async fn state_of_the_record(stack: &Stack) -> (i64, i64, i64, i64, i
     .fetch_one(&stack.pool)
     .await
     .unwrap()
+}
+
+/// A delivery as a dispatcher would have recorded it; dead ones of this replay, if any is given.
+pub(crate) async fn record(
+    stack: &Stack,
+    (event, endpoint): (&str, &str),
+    status: &str,
+    error: &str,
+    replay: Option<&str>,
+) {
+    sqlx::query(
+        "insert into delivery as d (event_id, endpoint_id, group_id, feed_id, ask, status, attempt_count,
+                attempt_total, next_attempt_at, last_status_code, last_error, replay_id)
+         select $1, e.id, e.group_id, 1, coalesce((select ask from replay where id = $5), 1), $3, 1, 1,
+                case when $3 in ('pending', 'retrying') then now() end,
+                case when $4 ~ '^[0-9]' then $4::int end, case when $4 ~ '^[0-9]' then 'status' else $4 end, $5
+         from endpoint e where e.id = $2
+         on conflict (event_id, endpoint_id) do update set ask = excluded.ask, status = excluded.status,
+                next_attempt_at = excluded.next_attempt_at, last_error = excluded.last_error,
+                last_status_code = excluded.last_status_code, replay_id = excluded.replay_id",
+    )
+    .bind(event.parse::<EventId>().unwrap())
+    .bind(endpoint.parse::<EndpointId>().unwrap())
+    .bind(status)
+    .bind(error)
+    .bind(replay.map(|id| id.parse::<ReplayId>().unwrap()))
+    .execute(&stack.pool)
+    .await
+    .unwrap();
 }
