@@ -25,6 +25,12 @@ const SECRETS: [(&str, &str); 5] = [
     ),
 ];
 
+/// What the operators' commands read.
+const OF_OPERATORS: [(&str, &str); 2] = [
+    ("EVENTRAIL_URL [http://127.0.0.1:8080]", "Where the API is"),
+    ("EVENTRAIL_KEY, or EVENTRAIL_KEY_FILE with a file that holds it", "The key, where the API wants one"),
+];
+
 /// A setting is missing or unusable; its text names it.
 #[derive(Debug, thiserror::Error)]
 #[error("{0:#}")]
@@ -50,6 +56,12 @@ pub(crate) fn help() -> String {
     }
     text.push_str("\nSecrets, environment variables only, or NAME_FILE with a file that holds the value:\n");
     for (name, about) in SECRETS {
+        let _ = writeln!(text, "  {name}\n{}", indented(about));
+    }
+    text.push_str(
+        "\nThe commands from groups to audit-log need none of these, and work against any EventRail:\n",
+    );
+    for (name, about) in OF_OPERATORS {
         let _ = writeln!(text, "  {name}\n{}", indented(about));
     }
     text

@@ -34,7 +34,10 @@ impl ConsentArgs {
         write!(aside, "{what} Go on? [y/N] ")?;
         aside.flush()?;
         let mut said = String::new();
-        std::io::stdin().lock().read_line(&mut said)?;
+        if std::io::stdin().lock().read_line(&mut said)? == 0 {
+            // The end of the input, without a line's.
+            writeln!(aside)?;
+        }
         if matches!(said.trim().to_lowercase().as_str(), "y" | "yes") {
             return Ok(());
         }

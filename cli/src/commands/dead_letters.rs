@@ -157,6 +157,7 @@ async fn list(operator: &Operator, args: &ListArgs) -> anyhow::Result<()> {
         number("ATTEMPTS"),
         whole("DIED"),
         shortened("EVENT TYPE"),
+        shortened("DETAIL"),
     ];
     operator.output.list(&listing, "There are no such dead letters.", &columns, |look, letter| {
         vec![
@@ -165,8 +166,9 @@ async fn list(operator: &Operator, args: &ListArgs) -> anyhow::Result<()> {
             Cell::text(letter, "group"),
             Cell::text(letter, "error"),
             Cell::count(letter, "attempts"),
-            Cell::time(look, letter, "updated_at"),
+            Cell::time(look, letter, "dead_at"),
             Cell::text(letter, "event_type"),
+            Cell::text(letter, "error_detail"),
         ]
     })
 }
@@ -174,24 +176,24 @@ async fn list(operator: &Operator, args: &ListArgs) -> anyhow::Result<()> {
 async fn errors(operator: &Operator, filter: &FilterArgs) -> anyhow::Result<()> {
     let request = filtered(operator.client.get(&["dead-letters"]), filter.given());
     let listing = request.query("group_by", Some("error")).whole_list().await?;
-    let columns = [whole("ERROR"), number("COUNT"), whole("FIRST"), whole("LAST"), shortened("FOR EXAMPLE")];
+    let columns = [
+        whole("ERROR"),
+        number("COUNT"),
+        whole("FIRST"),
+        whole("LAST"),
+        whole("ONE OF THEM"),
+        shortened("DETAIL"),
+    ];
     operator.output.list(&listing, "There are no such dead letters.", &columns, |look, kind| {
         vec![
             Cell::text(kind, "error"),
             Cell::count(kind, "count"),
             Cell::time(look, kind, "first_at"),
             Cell::time(look, kind, "last_at"),
-            Cell::plain(&sample(&kind["sample"])),
+            Cell::text(&kind["sample"], "event_id"),
+            Cell::text(&kind["sample"], "error_detail"),
         ]
     })
-}
-
-/// One of them: the command that shows it.
-fn sample(sample: &Value) -> String {
-    match (sample["event_id"].as_str(), sample["endpoint_id"].as_str()) {
-        (Some(event), Some(endpoint)) => format!("eventrail deliveries get {event} {endpoint}"),
-        _ => String::new(),
-    }
 }
 
 async fn redrive(operator: &Operator, args: &RedriveArgs) -> anyhow::Result<()> {

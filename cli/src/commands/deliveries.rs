@@ -105,19 +105,24 @@ async fn list(operator: &Operator, args: ListArgs) -> anyhow::Result<()> {
     let request = request.query("status", status.as_ref().map(|status| status.get_name()));
     let request = request.query("endpoint_id", args.endpoint).query("event_type", args.event_type);
     let listing = request.query("from", args.from).query("to", args.to).list(args.limit.limit()).await?;
-    let columns = [
+    let mut columns = vec![
         whole("EVENT"),
         whole("ENDPOINT"),
         whole("STATUS"),
         number("ATTEMPTS"),
-        whole("LAST ANSWER"),
-        whole("NEXT ATTEMPT"),
+        whole("ANSWER"),
+        whole("NEXT"),
         whole("CHANGED"),
         shortened("EVENT TYPE"),
     ];
+    // What was asked for needs no column.
+    let is_of_one = args.endpoint.is_some();
+    if is_of_one {
+        columns.remove(1);
+    }
     let none = format!("There are no such deliveries in the group {group}.");
     operator.output.list(&listing, &none, &columns, |look, delivery| {
-        vec![
+        let mut row = vec![
             Cell::text(delivery, "event_id"),
             Cell::text(delivery, "endpoint_id"),
             Cell::state(delivery["status"].as_str().unwrap_or_default(), None),
@@ -126,7 +131,11 @@ async fn list(operator: &Operator, args: ListArgs) -> anyhow::Result<()> {
             Cell::time(look, delivery, "next_attempt_at"),
             Cell::time(look, delivery, "updated_at"),
             Cell::text(delivery, "event_type"),
-        ]
+        ];
+        if is_of_one {
+            row.remove(1);
+        }
+        row
     })
 }
 

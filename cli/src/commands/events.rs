@@ -234,8 +234,8 @@ async fn deliveries(operator: &Operator, event: EventId) -> anyhow::Result<()> {
         whole("GROUP"),
         whole("STATUS"),
         number("ATTEMPTS"),
-        whole("LAST ANSWER"),
-        whole("NEXT ATTEMPT"),
+        whole("ANSWER"),
+        whole("NEXT"),
         whole("CHANGED"),
     ];
     operator.output.list(&listing, "It is owed to no endpoint.", &columns, |look, delivery| {

@@ -78,6 +78,9 @@ impl ApiError {
                 reason = inner.to_string();
                 source = inner.source();
             }
+            if let Some((words, _)) = reason.split_once(" (os error") {
+                reason.truncate(words.len());
+            }
         }
         Self::Unreachable { url: base.to_string(), reason: printable(&reason) }
     }

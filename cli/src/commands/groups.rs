@@ -131,7 +131,7 @@ async fn list(operator: &Operator, limit: &LimitArgs) -> anyhow::Result<()> {
         number("RETRYING"),
         number("DEAD"),
         number("PARKED"),
-        whole("OLDEST WAITS SINCE"),
+        whole("OLDEST"),
         shortened("DESCRIPTION"),
     ];
     output.list(&listing, "There are no groups.", &columns, |look, group| {

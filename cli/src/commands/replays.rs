@@ -220,7 +220,7 @@ fn previewed(look: &Look, answer: &Value) -> String {
 /// An event of a replay, or a dead letter of a redrive.
 fn sample_row(look: &Look, one: &Value) -> Vec<Cell> {
     let either = |first: &str, second: &str| one[first].as_str().or(one[second].as_str()).unwrap_or_default();
-    let time = either("created_at", "updated_at");
+    let time = either("dead_at", "created_at");
     vec![
         Cell::plain(either("id", "event_id")),
         Cell::plain(either("endpoint_id", "source")),
