@@ -19,6 +19,7 @@ fn bad_settings_are_refused_in_one_line_with_exit_code_2() {
         ("dispatcher", &[("MAX_RETRIES", "many")], "MAX_RETRIES"),
         ("dispatcher", &[("MAX_RETRIES", "51")], "MAX_RETRIES"),
         ("dispatcher", &[("AUTO_DISABLE_AFTER", "5")], "AUTO_DISABLE_AFTER"),
+        ("up", &[("RETENTION_DAYS", "30"), ("RETENTION_HARD_DAYS", "29")], "RETENTION_HARD_DAYS"),
         ("up", &[("BASE_BACKOFF_MS", "5000"), ("MAX_BACKOFF_MS", "100")], "BASE_BACKOFF_MS"),
         ("up", &[("CONSUMER_NAME", "two words")], "CONSUMER_NAME"),
         ("up", &[("EGRESS_ALLOW", "10.0.0.0/8,nonsense")], "EGRESS_ALLOW"),

@@ -230,6 +230,12 @@ pub struct DispatcherConfig {
     /// How long an endpoint may only fail before it is disabled, such as 5d or 12h; off for ever
     #[arg(long, env = "AUTO_DISABLE_AFTER", default_value = "5d")]
     pub auto_disable_after: Span,
+    /// Days that events are kept, with their deliveries, unless they are still owed to somebody; 0 for ever
+    #[arg(long, env = "RETENTION_DAYS", default_value_t = 30, value_parser = clap::value_parser!(u32).range(0..=36_500))]
+    pub retention_days: u32,
+    /// Days after which events are dropped even if they are still owed to somebody
+    #[arg(long, env = "RETENTION_HARD_DAYS", default_value_t = 90, value_parser = clap::value_parser!(u32).range(1..=36_500))]
+    pub retention_hard_days: u32,
 }
 
 impl DispatcherConfig {
@@ -253,6 +259,12 @@ impl DispatcherConfig {
             "BASE_BACKOFF_MS ({}) is above MAX_BACKOFF_MS ({})",
             self.base_backoff_ms,
             self.max_backoff_ms
+        );
+        anyhow::ensure!(
+            self.retention_hard_days >= self.retention_days,
+            "RETENTION_HARD_DAYS ({}) is below RETENTION_DAYS ({})",
+            self.retention_hard_days,
+            self.retention_days
         );
         let name = &self.consumer_name;
         anyhow::ensure!(

@@ -25,6 +25,9 @@ pub const RECORD_COMMIT_SECONDS: &str = "eventrail_record_commit_seconds";
 pub const ENTRIES_CLAIMED: &str = "eventrail_entries_claimed_total";
 pub const RETRIES_CLAIMED: &str = "eventrail_retries_claimed_total";
 pub const ENDPOINTS_PARKED: &str = "eventrail_endpoints_parked";
+pub const RETENTION_HELD_DAYS: &str = "eventrail_retention_held_days";
+pub const RETENTION_DROPPED_DAYS: &str = "eventrail_retention_dropped_days_total";
+pub const DELIVERIES_EXPIRED: &str = "eventrail_deliveries_expired_total";
 pub const BREAKERS_OPEN: &str = "eventrail_breakers_open";
 
 /// All of them, with their help texts.
@@ -51,6 +54,12 @@ pub const ALL: &[(&str, &str)] = &[
     (ENTRIES_CLAIMED, "Entries taken over from dispatchers that died."),
     (RETRIES_CLAIMED, "Due retries claimed."),
     (ENDPOINTS_PARKED, "Endpoints that their live feed leaves out for now."),
+    (
+        RETENTION_HELD_DAYS,
+        "Days of the log that are kept past their time because a group is owed something of them.",
+    ),
+    (RETENTION_DROPPED_DAYS, "Days of the log that were dropped."),
+    (DELIVERIES_EXPIRED, "Deliveries that were still owed when their day was dropped."),
     (BREAKERS_OPEN, "Endpoints whose circuit breaker is open in this process."),
 ];
 

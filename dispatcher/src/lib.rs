@@ -12,7 +12,7 @@ mod event;
 mod http_client;
 mod intake;
 mod lanes;
-mod maintenance;
+pub mod maintenance;
 mod ping;
 mod prepare;
 mod probes;

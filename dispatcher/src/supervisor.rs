@@ -25,6 +25,7 @@ use crate::deliver::Courier;
 use crate::event::EventCache;
 use crate::intake::{CLAIM_AFTER, Intake, LONGEST_HOLD};
 use crate::maintenance::health::Health;
+use crate::maintenance::retention::Retention;
 use crate::prepare::Context;
 use crate::recipients::{Defaults, Recipients};
 use crate::relay::{Relay, RelayConfig, Step};
@@ -113,6 +114,8 @@ pub async fn run(
     helpers.spawn(announce(redis.clone(), keys.clone(), name.clone()));
     helpers.spawn(refresh(Arc::clone(&context)));
     helpers.spawn(maintenance::look_after_health(Arc::clone(&context)));
+    let (keep, hard) = (config.retention_days, config.retention_hard_days);
+    helpers.spawn(maintenance::keep_retention(Retention::new(pool.clone(), keep, hard)));
     helpers.spawn(tend(pool.clone(), name.clone(), context.open_breakers.subscribe()));
     if let Some(address) = config.dispatcher_listen {
         let (pool, stop) = (pool.clone(), stop.clone());

@@ -12,6 +12,7 @@ mod kinds_of_failure;
 mod operational;
 mod rail;
 mod requests;
+mod retention;
 mod retries;
 mod whereabouts;
 mod wishes;

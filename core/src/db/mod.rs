@@ -34,6 +34,7 @@ pub mod replay;
 pub mod replay_create;
 pub mod replay_progress;
 pub mod replay_window;
+pub mod retention;
 pub mod tail;
 pub mod topology;
 pub mod whereabouts;

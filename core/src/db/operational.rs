@@ -84,7 +84,6 @@ pub(super) async fn endpoints_recovered(change: &mut PgConnection, parked: &[i64
 
 /// Tells a group that days of the log are kept for it past their time; the oldest will be dropped all the same
 /// on `until`.
-#[expect(dead_code, reason = "retention comes next")]
 pub(super) async fn retention_held(
     change: &mut PgConnection,
     (group_id, group): (i64, &str),

@@ -6,6 +6,7 @@
 mod api;
 mod eventually;
 mod invariants;
+mod past;
 mod process;
 mod proxy;
 mod receiver;

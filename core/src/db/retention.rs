@@ -1,0 +1,392 @@
+//! Days of the log that have had their time. A day goes with its deliveries and attempts, as partitions of three
+//! tables, once nobody is owed anything of it; idempotency keys and what only its events needed go after it.
+
+use chrono::NaiveDate;
+use sqlx::pool::PoolConnection;
+use sqlx::postgres::{PgAdvisoryLock, PgAdvisoryLockGuard, PgAdvisoryLockKey};
+use sqlx::{Either, PgConnection, PgExecutor, PgPool, PgTransaction, Postgres};
+
+use super::{change, operational, topology};
+use crate::ids::EndpointId;
+
+/// Rows that go in one statement.
+const ROWS_AT_ONCE: i64 = 5_000;
+
+/// A day that is older than what is kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Day {
+    pub day: NaiveDate,
+    /// Today is so many days later.
+    pub age: i32,
+    /// Who is owed something of it.
+    pub owed_to: Vec<Holder>,
+}
+
+/// A group that holds a day up.
+#[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow)]
+pub struct Holder {
+    pub group_id: i64,
+    pub group: String,
+    /// It was told so today.
+    pub is_told: bool,
+}
+
+type DayRow = (NaiveDate, i32, Option<i64>, Option<String>, Option<bool>);
+
+/// The days of which all events are `keep` days old or older, the oldest first.
+///
+/// # Errors
+/// PostgreSQL is away.
+pub async fn days(executor: impl PgExecutor<'_>, keep: u32) -> sqlx::Result<Vec<Day>> {
+    let rows: Vec<DayRow> = sqlx::query_as(
+        "with today as (select (now() at time zone 'utc')::date as today)
+         select d.day, t.today - d.day, g.id, g.name, g.held_noted_on is not distinct from t.today
+         from today t cross join lateral days_before(t.today - $1) d (day)
+         left join lateral groups_owed(d.day) o (group_id) on true
+         left join consumer_group g on g.id = o.group_id
+         order by d.day, g.id",
+    )
+    .bind(i32::try_from(keep).unwrap_or(i32::MAX))
+    .fetch_all(executor)
+    .await?;
+    let mut days: Vec<Day> = Vec::new();
+    for (day, age, group_id, group, is_told) in rows {
+        if days.last().is_none_or(|last| last.day != day) {
+            days.push(Day { day, age, owed_to: Vec::new() });
+        }
+        if let (Some(last), Some(group_id), Some(group)) = (days.last_mut(), group_id, group) {
+            last.owed_to.push(Holder { group_id, group, is_told: is_told.unwrap_or(false) });
+        }
+    }
+    Ok(days)
+}
+
+/// The right to drop, held by one process at a time.
+pub struct Turn(PgAdvisoryLockGuard<PoolConnection<Postgres>>);
+
+impl Turn {
+    /// `None` if another process has it. It is held by a session, beside the log lock; nobody ever waits for it.
+    ///
+    /// # Errors
+    /// PostgreSQL is away.
+    pub async fn take(pool: &PgPool) -> sqlx::Result<Option<Self>> {
+        let lock = PgAdvisoryLock::with_key(PgAdvisoryLockKey::BigInt(5_495_127_463_921_474));
+        match lock.try_acquire(pool.acquire().await?).await? {
+            Either::Left(guard) => Ok(Some(Self(guard))),
+            Either::Right(_) => Ok(None),
+        }
+    }
+
+    /// Gives it up; without this it goes when its connection is used next.
+    ///
+    /// # Errors
+    /// PostgreSQL is away, and the right with its session.
+    pub async fn end(self) -> sqlx::Result<()> {
+        self.0.release_now().await.map(drop)
+    }
+}
+
+/// What became of a day.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Dropped {
+    Dropped,
+    /// Somebody is owed something of it after all.
+    Owed,
+    /// The tables were in use for too long; it wants to be tried again.
+    Busy,
+}
+
+/// Drops a day that nobody is owed anything of, asked once more under the log lock.
+///
+/// # Errors
+/// PostgreSQL is away.
+pub async fn drop_day(pool: &PgPool, day: NaiveDate) -> sqlx::Result<Dropped> {
+    loop {
+        match thin_default_day(pool, day).await? {
+            None => return Ok(Dropped::Owed),
+            Some(deleted) if deleted < ROWS_AT_ONCE => break,
+            Some(_) => {}
+        }
+    }
+    let Some(mut change) = begin_drop(pool).await? else { return Ok(Dropped::Busy) };
+    if is_owed(&mut change, day).await? {
+        return Ok(Dropped::Owed);
+    }
+    finish_drop(change, day).await
+}
+
+/// Begins to drop: holds the log lock and has the tables for itself. Whoever comes meanwhile waits for it, so it
+/// waits for nobody for long; `None` if it would have to.
+async fn begin_drop(pool: &PgPool) -> sqlx::Result<Option<PgTransaction<'static>>> {
+    let mut change = change::begin(pool).await?;
+    // Also well below `deadlock_timeout`: a query that reads the tables in another order is never the victim.
+    sqlx::query("set local lock_timeout = '50ms'").execute(&mut *change).await?;
+    let locked = sqlx::query("lock table only attempt, only delivery, only event in access exclusive mode");
+    match locked.execute(&mut *change).await {
+        Err(error) if is_lock_timeout(&error) => Ok(None),
+        locked => locked.map(|_| Some(change)),
+    }
+}
+
+async fn finish_drop(mut change: PgTransaction<'static>, day: NaiveDate) -> sqlx::Result<Dropped> {
+    match sqlx::query("select drop_day($1)").bind(day).execute(&mut *change).await {
+        // Somebody uses the partition itself, such as autovacuum.
+        Err(error) if is_lock_timeout(&error) => return Ok(Dropped::Busy),
+        dropped => dropped?,
+    };
+    change.commit().await?;
+    Ok(Dropped::Dropped)
+}
+
+fn is_lock_timeout(error: &sqlx::Error) -> bool {
+    error.as_database_error().and_then(sqlx::error::DatabaseError::code).as_deref() == Some("55P03")
+}
+
+async fn is_owed(change: &mut PgConnection, day: NaiveDate) -> sqlx::Result<bool> {
+    sqlx::query_scalar("select exists (select from groups_owed($1))").bind(day).fetch_one(change).await
+}
+
+/// Deletes some of a day's rows in the default partitions, which hold what came when its own were not made in
+/// time. `None` if it is owed to somebody.
+async fn thin_default_day(pool: &PgPool, day: NaiveDate) -> sqlx::Result<Option<i64>> {
+    let any =
+        "select exists (select from event_default where id >= day_floor($1) and id < day_floor($1 + 1))";
+    if !sqlx::query_scalar::<_, bool>(any).bind(day).fetch_one(pool).await? {
+        return Ok(Some(0));
+    }
+    let mut change = change::begin(pool).await?;
+    if is_owed(&mut change, day).await? {
+        return Ok(None);
+    }
+    let deleted = sqlx::query(
+        "with old as materialized (
+             select id from event_default where id >= day_floor($1) and id < day_floor($1 + 1)
+             order by id limit $2
+         ), tried as (
+             delete from attempt where event_id = any(array(select id from old))
+               and event_id >= day_floor($1) and event_id < day_floor($1 + 1)
+         ), owed as (
+             delete from delivery where event_id = any(array(select id from old))
+               and event_id >= day_floor($1) and event_id < day_floor($1 + 1)
+         )
+         delete from event_default where id = any(array(select id from old))",
+    )
+    .bind(day)
+    .bind(ROWS_AT_ONCE)
+    .execute(&mut *change)
+    .await?;
+    change.commit().await?;
+    Ok(Some(deleted.rows_affected() as i64))
+}
+
+/// What a feed still owed an endpoint of a day: so many events in `(from_position, to_position]`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, sqlx::FromRow)]
+pub struct Expired {
+    pub feed_id: i64,
+    pub endpoint_id: EndpointId,
+    pub from_position: i64,
+    pub to_position: i64,
+    pub events: i64,
+}
+
+/// Counts what is still owed of a day. It takes its time with a large one; nobody waits for it.
+///
+/// # Errors
+/// PostgreSQL is away.
+pub async fn still_owed(pool: &PgPool, day: NaiveDate) -> sqlx::Result<Vec<Expired>> {
+    let mut transaction = pool.begin().await?;
+    sqlx::query("set local statement_timeout = '10min'").execute(&mut *transaction).await?;
+    sqlx::query_as(STILL_OWED).bind(day).fetch_all(&mut *transaction).await
+}
+
+/// Three things may be owed: what an active feed has not settled, what an endpoint that is parked misses, and
+/// deliveries that wait. A filter is held against each kind of event once, not against each event.
+const STILL_OWED: &str = "
+with kind as materialized (
+    select distinct event_type, source, group_id from event
+    where id >= day_floor($1) and id < day_floor($1 + 1)
+), wish as materialized (
+    select s.endpoint_id, s.from_position, s.to_position, k.*
+    from subscription s join endpoint e on e.id = s.endpoint_id
+    join kind k on filter_matches(s.event_types, s.sources, k.event_type, k.source)
+               and (k.group_id is null or k.group_id = e.group_id)
+    where e.status <> 'deleted'
+), cursor as (
+    select f.id, f.group_id, f.endpoint_id, f.ask, f.settled_position, f.to_position, f.only_missing,
+           coalesce(f.as_of_position, 0) as as_of, f.kind = 'live' as live, r.event_type, r.source
+    from feed f left join replay r on r.id = f.replay_id
+    where f.status = 'active' and f.kind <> 'redrive'
+    union all
+    select p.feed_id, e.group_id, e.id, f.ask, p.from_position, null, f.only_missing,
+           coalesce(f.as_of_position, 0), false, null, null
+    from parked p join endpoint e on e.id = p.endpoint_id join feed f on f.id = p.feed_id
+    where p.to_position is null and e.status <> 'deleted'
+), owed as (
+    select c.id as feed_id, w.endpoint_id, v.position
+    from cursor c
+    join endpoint e on e.id = c.endpoint_id or c.endpoint_id is null and e.group_id = c.group_id
+    join wish w on w.endpoint_id = e.id
+    join event v on v.event_type = w.event_type and v.source = w.source
+                and v.group_id is not distinct from w.group_id
+                and v.id >= day_floor($1) and v.id < day_floor($1 + 1)
+                and v.position > c.settled_position and (c.to_position is null or v.position <= c.to_position)
+                and w.from_position < greatest(v.position, c.as_of)
+                and (w.to_position is null or w.to_position >= greatest(v.position, c.as_of))
+    where (c.event_type is null or filter_matches(array[c.event_type], '{}', w.event_type, ''))
+      and (c.source is null or c.source = w.source)
+      and not (c.live and exists (
+          select from parked p where p.endpoint_id = e.id and p.from_position < v.position
+             and (p.to_position is null or p.to_position >= v.position)))
+      and not exists (
+          select from delivery d where d.event_id = v.id and d.endpoint_id = e.id
+             and d.event_id >= day_floor($1) and d.event_id < day_floor($1 + 1)
+             and (d.ask >= c.ask or c.only_missing and d.status = 'delivered'))
+    union all
+    select d.feed_id, d.endpoint_id, v.position
+    from delivery d join event v on v.id = d.event_id
+    where d.event_id >= day_floor($1) and d.event_id < day_floor($1 + 1)
+      and v.id >= day_floor($1) and v.id < day_floor($1 + 1)
+      and d.status in ('pending', 'retrying')
+)
+select feed_id, endpoint_id, min(position) - 1 as from_position, max(position) as to_position,
+       count(*) as events
+from owed group by feed_id, endpoint_id order by feed_id, endpoint_id";
+
+/// Drops a day all the same, with what was counted as a row for each feed and endpoint: cursors step over it,
+/// parked intervals begin after it, deliveries that wait go with it.
+///
+/// # Errors
+/// PostgreSQL is away.
+pub async fn expire_day(pool: &PgPool, day: NaiveDate, expired: &[Expired]) -> sqlx::Result<Dropped> {
+    let Some(mut change) = begin_drop(pool).await? else { return Ok(Dropped::Busy) };
+    for row in expired {
+        sqlx::query(
+            "insert into expired (feed_id, endpoint_id, from_position, to_position, events)
+             values ($1, $2, $3, $4, $5)",
+        )
+        .bind(row.feed_id)
+        .bind(row.endpoint_id)
+        .bind(row.from_position)
+        .bind(row.to_position)
+        .bind(row.events)
+        .execute(&mut *change)
+        .await?;
+    }
+    // A feed that ends with the day is left to the relay, which finds nothing more in it.
+    sqlx::query(
+        "with last as (
+             select max(position) as position from event where id >= day_floor($1) and id < day_floor($1 + 1)
+         ), cut as (
+             update parked p set from_position = l.position from last l
+             where p.to_position is null and p.from_position < l.position
+         )
+         update feed f set settled_position = least(l.position, f.to_position)
+         from last l where f.status = 'active' and f.settled_position < least(l.position, f.to_position)",
+    )
+    .bind(day)
+    .execute(&mut *change)
+    .await?;
+    topology::raise_version(&mut change).await?;
+    finish_drop(change, day).await
+}
+
+/// Tells a group, once a day, that `days` days are kept for it, of which the oldest is dropped on `until` all the
+/// same. False if it was told today.
+///
+/// # Errors
+/// PostgreSQL is away.
+pub async fn tell_held(
+    pool: &PgPool,
+    group_id: i64,
+    days: i64,
+    oldest: NaiveDate,
+    until: NaiveDate,
+) -> sqlx::Result<bool> {
+    let mut change = change::begin(pool).await?;
+    let told: Option<String> = sqlx::query_scalar(
+        "update consumer_group set held_noted_on = (now() at time zone 'utc')::date
+         where id = $1 and deleted_at is null
+           and held_noted_on is distinct from (now() at time zone 'utc')::date
+         returning name",
+    )
+    .bind(group_id)
+    .fetch_optional(&mut *change)
+    .await?;
+    let Some(group) = told else { return Ok(false) };
+    operational::retention_held(&mut change, (group_id, &group), days, oldest, until).await?;
+    change.commit().await?;
+    Ok(true)
+}
+
+/// Forgets idempotency keys whose day of the log is gone, some at once; answers how many. Only days of which all
+/// events are `keep` days old are looked at.
+///
+/// # Errors
+/// PostgreSQL is away.
+pub async fn forget_keys(pool: &PgPool, keep: u32) -> sqlx::Result<u64> {
+    let mut after = chrono::DateTime::UNIX_EPOCH.date_naive();
+    loop {
+        let next: Option<(NaiveDate, bool)> = sqlx::query_as(
+            "select k.day, exists (select from event v where v.id >= day_floor(k.day)
+                                   and v.id < day_floor(k.day + 1))
+             from (select (created_at at time zone 'utc')::date as day from idempotency_key
+                   where created_at >= $1::timestamp at time zone 'utc'
+                   order by created_at limit 1) k
+             where k.day < (now() at time zone 'utc')::date - $2",
+        )
+        .bind(after)
+        .bind(i32::try_from(keep).unwrap_or(i32::MAX))
+        .fetch_optional(pool)
+        .await?;
+        match next {
+            None => return Ok(0),
+            Some((day, true)) => after = day + chrono::Days::new(1),
+            Some((day, false)) => {
+                let deleted = sqlx::query(
+                    "delete from idempotency_key where ctid = any(array(
+                         select ctid from idempotency_key
+                         where created_at >= $1::timestamp at time zone 'utc'
+                           and created_at < ($1 + 1)::timestamp at time zone 'utc' limit $2))",
+                )
+                .bind(day)
+                .bind(ROWS_AT_ONCE)
+                .execute(pool)
+                .await?;
+                return Ok(deleted.rows_affected());
+            }
+        }
+    }
+}
+
+/// Forgets feeds, intervals and replays that ended `keep` days ago and that no event of the log needs any more,
+/// some at once; answers how many.
+///
+/// # Errors
+/// PostgreSQL is away.
+pub async fn prune(pool: &PgPool, keep: u32) -> sqlx::Result<u64> {
+    let statements = [
+        "delete from parked where id = any(array(
+             select id from parked where to_position < log_floor()
+               and closed_at < now() - $1 * interval '1 day' limit $2))",
+        // Live feeds stay: their epochs are counted on by a later group of the same name.
+        "delete from feed where id = any(array(
+             select f.id from feed f where f.status = 'done' and f.kind <> 'live'
+               and f.to_position < log_floor() and f.finished_at < now() - $1 * interval '1 day'
+               and not exists (select from parked p where p.feed_id = f.id) limit $2))",
+        "delete from replay where id = any(array(
+             select r.id from replay r where r.finished_at < now() - $1 * interval '1 day'
+               and r.ask < log_floor() and not exists (select from feed f where f.replay_id = r.id) limit $2))",
+        "delete from subscription where id = any(array(
+             select s.id from subscription s where s.to_position < log_floor()
+               and not exists (select from replay r where r.ask > s.from_position and r.ask <= s.to_position)
+               and not exists (select from feed f where f.status = 'active'
+                                and f.as_of_position > s.from_position and f.as_of_position <= s.to_position)
+             limit $2))",
+    ];
+    let mut pruned = 0;
+    for statement in statements {
+        let done = sqlx::query(statement).bind(f64::from(keep)).bind(ROWS_AT_ONCE).execute(pool).await?;
+        pruned += done.rows_affected();
+    }
+    Ok(pruned)
+}
