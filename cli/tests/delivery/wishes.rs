@@ -8,7 +8,7 @@ use eventrail_core::signature;
 use eventrail_core::testing::{Answer, Api, Request, eventually};
 use serde_json::{Value, json};
 
-use crate::rail::{Rail, assert_exactly_once};
+use crate::rail::{LONG, Rail, assert_exactly_once};
 
 fn verifies(request: &Request, secret: &str) -> bool {
     let secrets: [Secret; 1] = [secret.parse().unwrap()];
@@ -186,6 +186,24 @@ async fn an_endpoint_that_is_enabled_again_gets_its_backlog_or_skips_it() {
     assert_exactly_once(&rail.arrived("/skipped", 10).await, &later, &skipped);
     rail.stack.assert_settled_within(Duration::from_secs(120)).await;
     assert_eq!(rail.receiver.count_to("/skipped"), 10);
+    rail.end().await;
+}
+
+#[tokio::test]
+async fn history_is_whole_although_the_relay_is_far_behind_itself() {
+    let rail = Rail::start(&[]).await;
+    rail.endpoint("default", "/first").await;
+    rail.post("a.b", 1).await;
+    rail.arrived("/first", 1).await;
+    rail.dispatchers[0].sigstop();
+    // More than the relay reads at once: the catch-up has come to where it has read when most is still to come.
+    let events = rail.post("a.b", 2_500).await;
+    let start = rail.api.get(&format!("/events/{}", events[450])).await.expect(200).body["position"].clone();
+    let late = rail.endpoint_with("default", "/late", json!({ "start": start })).await;
+    rail.dispatchers[0].sigcont();
+    rail.arrived("/first", 2_501).await;
+    rail.stack.assert_settled_within(LONG).await;
+    assert_exactly_once(&rail.receiver.requests_to("/late"), &events[450..], &late);
     rail.end().await;
 }
 
