@@ -95,6 +95,8 @@ struct GroupDetail {
     dead: i64,
     /// Endpoints that are left out until they have recovered; their backlog stays in the log.
     parked: i64,
+    /// Deliveries that were still owed when retention dropped their events, RETENTION_HARD_DAYS old.
+    expired: i64,
     dispatchers_alive: i64,
     /// Null while nothing waits or all goes on.
     #[schema(value_type = Option<schema::StallReason>)]
@@ -114,6 +116,7 @@ impl GroupDetail {
             retrying: figures.retrying,
             dead: figures.dead,
             parked: figures.parked,
+            expired: figures.expired,
             dispatchers_alive: figures.dispatchers_alive,
             stalled_because,
         }

@@ -74,7 +74,7 @@ async fn figures_say_how_far_a_group_is_behind_and_why() {
     let Server { api, .. } = &Server::start(&stack).await;
     let group = "/consumer-groups/default";
     let idle = api.get(group).await.expect(200).body;
-    for field in ["head", "lag", "pending", "retrying", "dead", "parked", "dispatchers_alive"] {
+    for field in ["head", "lag", "pending", "retrying", "dead", "parked", "expired", "dispatchers_alive"] {
         assert_eq!(idle[field], 0, "{field}");
     }
     assert_eq!(idle["oldest_unsettled_at"], Value::Null);

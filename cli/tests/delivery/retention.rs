@@ -197,6 +197,8 @@ async fn past_the_hard_limit_a_day_is_dropped_visibly_and_the_feeds_go_on() {
         assert!(rail.ask::<bool>(endpoint, sql).await);
     }
     assert_eq!(count(&rail, "select count(*) from expired").await, 3, "one for each feed and endpoint");
+    let shown = rail.api.get("/consumer-groups/paused").await.expect(200);
+    assert_eq!(shown.body["expired"], 3);
 
     // What is newer, and what is kept, still arrives; what has expired does not.
     rail.receiver.always("/slow", Answer::status(200));

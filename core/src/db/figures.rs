@@ -25,6 +25,8 @@ pub struct Figures {
     /// Endpoints that are active, not parked, and not left alone because they keep failing.
     pub available: i64,
     pub endpoints: i64,
+    /// Deliveries that were still owed when their day was dropped.
+    pub expired: i64,
     pub dispatchers_alive: i64,
     pub relay_leads: bool,
 }
@@ -67,6 +69,8 @@ pub async fn of_group(pool: &PgPool, group_id: i64) -> sqlx::Result<Figures> {
                  as retrying,
              (select count(*) from (select from delivery
                  where group_id = $1 and status = 'dead' and purged_at is null limit $2) d) as dead,
+             (select coalesce(sum(x.events), 0)::bigint from expired x join endpoint o on o.id = x.endpoint_id
+                 where o.group_id = $1) as expired,
              (select count(*) from dispatcher where seen_at > now() - interval '6 seconds') as dispatchers_alive,
              exists (select from relay_lease where expires_at > now()) as relay_leads
          from live l, head h, endpoints e",
