@@ -103,7 +103,6 @@ pub(crate) struct Lanes {
     prompt_until: Option<Instant>,
     in_flight_of_group: HashMap<i64, usize>,
     waiting: usize,
-    open_breakers: usize,
 }
 
 impl Lanes {
@@ -119,7 +118,6 @@ impl Lanes {
             prompt_until: None,
             in_flight_of_group: HashMap::new(),
             waiting: 0,
-            open_breakers: 0,
         }
     }
 
@@ -132,7 +130,7 @@ impl Lanes {
     }
 
     pub(crate) fn open_breakers(&self) -> usize {
-        self.open_breakers
+        self.lanes.values().filter(|lane| lane.breaker.is_open()).count()
     }
 
     /// The endpoints that are to be shown with an open breaker.
@@ -256,7 +254,6 @@ impl Lanes {
         if let Some(of_group) = self.in_flight_of_group.get_mut(&lane.limits.group_id) {
             *of_group = of_group.saturating_sub(1);
         }
-        let was_open = lane.breaker.is_open();
         match how {
             Ended::Well => lane.breaker.succeeded(),
             Ended::Untried => lane.breaker.untried(),
@@ -267,11 +264,6 @@ impl Lanes {
                 lane.breaker.failed(now);
                 lane.quiet_until = Some(lane.quiet_until.map_or(until, |at| at.max(until)));
             }
-        }
-        match (was_open, lane.breaker.is_open()) {
-            (false, true) => self.open_breakers += 1,
-            (true, false) => self.open_breakers -= 1,
-            _ => {}
         }
         let away = match lane.permission(now) {
             Permission::NotBefore(at) => send_away(&mut lane.waiting, at, |_| true),

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use chrono::{TimeDelta, Utc};
 use eventrail_core::db::delivery::{self, Due, Known, Status};
-use eventrail_core::db::{recipient, tail};
+use eventrail_core::db::{recipient, tail, waiting};
 use eventrail_core::feed::{FeedKind, GoesBack};
 use eventrail_core::group::GroupName;
 use eventrail_core::ids::{EndpointId, EventId, ReplayId};
@@ -147,7 +147,7 @@ pub(crate) struct Claimed {
 }
 
 /// Claims due retries of a group and turns them into work. The row decides: members whose row no longer waits
-/// are removed, those that wait longer are put back.
+/// are removed, those that wait longer are put back. What waits for an event that is gone ends here.
 ///
 /// # Errors
 /// PostgreSQL or Redis is away: the claimed come back when their lease ends.
@@ -176,7 +176,7 @@ pub(crate) async fn retries(
         context.recipients.refresh().await?;
     }
     let soon = Utc::now() + TimeDelta::seconds(1);
-    let (mut works, mut changes) = (Vec::new(), Vec::new());
+    let (mut works, mut changes, mut gone) = (Vec::new(), Vec::new(), Vec::new());
     for member in due.members {
         match (rows.get(&member), events.get(&member.event_id)) {
             (Some(Due { known, goes_back }), Some(event)) if known.status.waits() => {
@@ -197,8 +197,17 @@ pub(crate) async fn retries(
                     }),
                 }
             }
-            _ => changes.push(Change::Remove(member)),
+            (row, _) => {
+                if row.is_some_and(|row| row.known.status.waits()) {
+                    gone.push((member.event_id, member.endpoint_id));
+                }
+                changes.push(Change::Remove(member));
+            }
         }
+    }
+    if !gone.is_empty() {
+        let ended = waiting::end_gone(&context.pool, &gone).await?;
+        tracing::error!(%group, ended, "retries of events that are not on the log any more end as dead");
     }
     if !changes.is_empty() {
         let mut pipeline = redis::pipe();

@@ -1,7 +1,6 @@
 //! Endpoints as they are sent to: a copy of the record, refreshed when the topology changes.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -98,12 +97,13 @@ pub(crate) struct Recipients {
     pool: PgPool,
     vault: Arc<Vault>,
     defaults: Defaults,
-    version: AtomicI64,
     held: RwLock<Held>,
 }
 
 #[derive(Default)]
 struct Held {
+    /// What has been read: the topology's version, on the server that was started then.
+    read: Option<(i64, DateTime<Utc>)>,
     targets: HashMap<EndpointId, Arc<Target>>,
     /// Active endpoints of each group.
     groups: HashMap<i64, Vec<EndpointId>>,
@@ -115,7 +115,7 @@ struct Held {
 
 impl Recipients {
     pub(crate) fn new(pool: PgPool, vault: Arc<Vault>, defaults: Defaults) -> Self {
-        Self { pool, vault, defaults, version: AtomicI64::new(-1), held: RwLock::default() }
+        Self { pool, vault, defaults, held: RwLock::default() }
     }
 
     pub(crate) fn get(&self, id: EndpointId) -> Option<Arc<Target>> {
@@ -152,17 +152,22 @@ impl Recipients {
     /// # Errors
     /// PostgreSQL is away, or holds a row that cannot be read.
     pub(crate) async fn refresh(&self) -> anyhow::Result<()> {
-        let known = self.version.load(Ordering::Acquire);
-        let version = topology::version(&self.pool).await?;
-        if version == known {
+        let known = self.held.read().unwrap_or_else(PoisonError::into_inner).read;
+        let (version, server) = topology::version_of_server(&self.pool).await?;
+        // Another server, or a restored backup: nothing that is known holds, so everything is read again.
+        let known = known.filter(|(known, of)| *of == server && *known <= version);
+        let since = known.map_or(-1, |(known, _)| known);
+        if since == version {
             return Ok(());
         }
-        // A restored backup has an older version than ours: read everything again.
-        let since = if version < known { -1 } else { known };
         let changed = recipient::changed_since(&self.pool, &self.vault, since).await?;
         let ended = feed::ended_lately(&self.pool).await?.into_iter().collect();
         let mut held = self.held.write().unwrap_or_else(PoisonError::into_inner);
+        if known.is_none() {
+            *held = Held::default();
+        }
         held.ended = ended;
+        held.read = Some((version, server));
         for recipient in changed {
             match Target::new(&recipient, &self.defaults) {
                 Ok(target) => held.place(Arc::new(target)),
@@ -170,7 +175,6 @@ impl Recipients {
                 Err(error) => tracing::error!(endpoint.id = %recipient.id, %error, "endpoint can't be used"),
             }
         }
-        self.version.store(version, Ordering::Release);
         Ok(())
     }
 }

@@ -4,10 +4,11 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use chrono::{DateTime, SubsecRound, TimeDelta, Utc};
+use eventrail_core::ids::EventId;
 use eventrail_core::testing::{Answer, Endpoint, Request, eventually};
 use serde_json::json;
 
-use crate::rail::{Rail, assert_exactly_once, assert_signed};
+use crate::rail::{Rail, assert_exactly_once, assert_signed, event_id};
 
 /// Redis counts in milliseconds.
 const SLACK: Duration = Duration::from_millis(5);
@@ -265,4 +266,39 @@ async fn events_in_the_stream_of_an_endpoint_that_answers_410_are_kept_for_it() 
     let requests = rail.receiver.requests_to("/gone");
     assert_exactly_once(&requests, &events, &gone);
     rail.end().await;
+}
+
+#[tokio::test]
+async fn a_retry_of_an_event_that_is_gone_ends_as_a_dead_letter() {
+    let rail = Rail::start(&[]).await;
+    let endpoint = rail.endpoint("default", "/hook").await;
+    rail.receiver.always("/hook", Answer::status(500));
+    let id = rail.api.post_event("a.b", "test", json!(1)).await;
+    rail.arrived("/hook", 1).await;
+    rail.until(
+        &endpoint,
+        "select exists (select from delivery where endpoint_id = $1 and status = 'retrying')",
+    )
+    .await;
+    let others = EventId::generate();
+    sqlx::query(
+        "insert into delivery (event_id, endpoint_id, group_id, feed_id, ask, status, attempt_count, attempt_total,
+                               next_attempt_at)
+         select $1, endpoint_id, group_id, feed_id, ask, 'retrying', 0, 0, now() from delivery where event_id = $2",
+    )
+    .bind(others)
+    .bind(event_id(&id))
+    .execute(&rail.stack.pool)
+    .await
+    .unwrap();
+    rail.until(
+        &endpoint,
+        "select exists (select from delivery where endpoint_id = $1 and last_error = 'event_gone')",
+    )
+    .await;
+    let row = rail.stack.deliveries().await.into_iter().find(|row| row.event_id == others).unwrap();
+    assert_eq!((row.status.as_str(), row.attempt_total), ("dead", 0));
+    rail.receiver.always("/hook", Answer::status(200));
+    rail.stack.assert_settled().await;
+    assert!(rail.dispatchers[0].log().contains("not on the log any more"));
 }

@@ -5,7 +5,6 @@ use chrono::{DateTime, Utc};
 use sqlx::PgExecutor;
 
 use crate::feed::GoesBack;
-use crate::group::GroupName;
 use crate::ids::{EndpointId, EventId, ReplayId};
 use crate::verdict::Failure;
 
@@ -354,73 +353,4 @@ pub async fn of_keys(
     .fetch_all(executor)
     .await?;
     Ok(rows.into_iter().map(Due::from).collect())
-}
-
-/// A delivery that waits, for the loader.
-#[derive(Debug, Clone)]
-pub struct Waiting {
-    pub event_id: EventId,
-    pub endpoint_id: EndpointId,
-    pub group_id: i64,
-    pub group: GroupName,
-    pub next_attempt_at: DateTime<Utc>,
-}
-
-/// Deliveries that somebody made due by hand (a retry, an endpoint enabled) in `[from, to)`: those whose time
-/// is that of their last change. Others of endpoints and groups as in [`falling_due`].
-///
-/// # Errors
-/// PostgreSQL is away.
-pub async fn made_due(
-    executor: impl PgExecutor<'_>,
-    from: DateTime<Utc>,
-    to: DateTime<Utc>,
-    limit: i64,
-) -> sqlx::Result<Vec<Waiting>> {
-    let rows: Vec<WaitingRow> = sqlx::query_as(
-        "select d.event_id, d.endpoint_id, d.group_id, g.name, d.next_attempt_at
-         from delivery d join endpoint e on e.id = d.endpoint_id join consumer_group g on g.id = d.group_id
-         where d.status in ('pending', 'retrying') and d.next_attempt_at >= $1 and d.next_attempt_at < $2
-           and d.next_attempt_at = d.updated_at
-           and e.status <> 'disabled' and g.deleted_at is null and g.paused_at is null
-         order by d.next_attempt_at limit $3",
-    )
-    .bind(from)
-    .bind(to)
-    .bind(limit)
-    .fetch_all(executor)
-    .await?;
-    Ok(rows.into_iter().filter_map(waiting).collect())
-}
-
-type WaitingRow = (EventId, EndpointId, i64, String, DateTime<Utc>);
-
-fn waiting((event_id, endpoint_id, group_id, group, next_attempt_at): WaitingRow) -> Option<Waiting> {
-    Some(Waiting { event_id, endpoint_id, group_id, group: group.parse().ok()?, next_attempt_at })
-}
-
-/// Deliveries that fall due in `[from, to)`, the earliest first; those of disabled endpoints and paused
-/// groups stay where they are.
-///
-/// # Errors
-/// PostgreSQL is away.
-pub async fn falling_due(
-    executor: impl PgExecutor<'_>,
-    from: DateTime<Utc>,
-    to: DateTime<Utc>,
-    limit: i64,
-) -> sqlx::Result<Vec<Waiting>> {
-    let rows: Vec<WaitingRow> = sqlx::query_as(
-        "select d.event_id, d.endpoint_id, d.group_id, g.name, d.next_attempt_at
-         from delivery d join endpoint e on e.id = d.endpoint_id join consumer_group g on g.id = d.group_id
-         where d.status in ('pending', 'retrying') and d.next_attempt_at >= $1 and d.next_attempt_at < $2
-           and e.status <> 'disabled' and g.deleted_at is null and g.paused_at is null
-         order by d.next_attempt_at limit $3",
-    )
-    .bind(from)
-    .bind(to)
-    .bind(limit)
-    .fetch_all(executor)
-    .await?;
-    Ok(rows.into_iter().filter_map(waiting).collect())
 }

@@ -37,6 +37,7 @@ pub mod replay_window;
 pub mod retention;
 pub mod tail;
 pub mod topology;
+pub mod waiting;
 pub mod whereabouts;
 
 /// A page of a filtered list. No more than a stretch of the table is looked at for it, so that a filter which

@@ -1,6 +1,7 @@
 //! The topology: groups, subscriptions, feeds and parked intervals, read in one snapshot by the relay;
 //! and what the relay itself changes in it.
 
+use chrono::{DateTime, Utc};
 use sqlx::{PgConnection, PgExecutor};
 
 use crate::feed::{FeedKind, GoesBack, Selection};
@@ -147,6 +148,15 @@ pub async fn read(connection: &mut PgConnection) -> sqlx::Result<Snapshot> {
 /// PostgreSQL is away.
 pub async fn version(executor: impl PgExecutor<'_>) -> sqlx::Result<i64> {
     sqlx::query_scalar("select version from topology").fetch_one(executor).await
+}
+
+/// The version, and when the server was started: after a restored backup the same version may mean another
+/// topology.
+///
+/// # Errors
+/// PostgreSQL is away.
+pub async fn version_of_server(executor: impl PgExecutor<'_>) -> sqlx::Result<(i64, DateTime<Utc>)> {
+    sqlx::query_as("select version, pg_postmaster_start_time() from topology").fetch_one(executor).await
 }
 
 /// # Errors

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, TimeDelta, Utc};
-use eventrail_core::db::delivery::{self, Waiting};
+use eventrail_core::db::waiting::{self, Waiting};
 use eventrail_core::group::GroupName;
 use eventrail_core::rail::keys::Keys;
 use eventrail_core::rail::ready::Hint;
@@ -52,7 +52,7 @@ impl Loader {
         let horizon = now + HORIZON;
         let mut from = self.loaded_to.unwrap_or(now - OVERDUE);
         for _ in 0..READS {
-            let rows = delivery::falling_due(pool, from, horizon, BATCH).await?;
+            let rows = waiting::falling_due(pool, from, horizon, BATCH).await?;
             add(redis, keys, &rows, &mut groups).await?;
             match rows.last() {
                 // Rows of the same instant may remain; they are read again, which changes nothing.
@@ -88,7 +88,7 @@ impl Loader {
     ) -> anyhow::Result<()> {
         for _ in 0..READS {
             let from = self.swept_to.unwrap_or(DateTime::UNIX_EPOCH);
-            let rows = delivery::falling_due(pool, from, now - OVERDUE, BATCH).await?;
+            let rows = waiting::falling_due(pool, from, now - OVERDUE, BATCH).await?;
             add(redis, keys, &rows, groups).await?;
             let last = rows.last().filter(|_| rows.len() as i64 == BATCH).map(|last| last.next_attempt_at);
             // A batch of one instant is passed over whole, or the sweep would never leave it.
@@ -111,7 +111,7 @@ impl Loader {
         groups: &mut HashMap<i64, GroupName>,
     ) -> anyhow::Result<()> {
         self.hastened.retain(|_, at| *at > now - RECENT * 2);
-        let rows = delivery::made_due(pool, now - RECENT, now + RECENT, BATCH).await?;
+        let rows = waiting::made_due(pool, now - RECENT, now + RECENT, BATCH).await?;
         let mut pipeline = redis::pipe();
         for row in rows {
             let member = Member { event_id: row.event_id, endpoint_id: row.endpoint_id };
