@@ -329,6 +329,19 @@ impl Lanes {
         away
     }
 
+    /// Takes out background work of feeds that were ended by hand.
+    pub(crate) fn drop_background(&mut self, ended: impl Fn(&Work) -> bool) -> Vec<Work> {
+        let mut dropped = Vec::new();
+        for lane in self.lanes.values_mut().filter(|lane| !lane.background.is_empty()) {
+            let (gone, stay): (VecDeque<Work>, VecDeque<Work>) =
+                std::mem::take(&mut lane.background).into_iter().partition(&ended);
+            lane.background = stay;
+            dropped.extend(gone);
+        }
+        self.waiting -= dropped.len();
+        dropped
+    }
+
     /// Takes out everything that waits.
     pub(crate) fn clear(&mut self) -> Vec<Work> {
         self.waiting = 0;

@@ -5,12 +5,14 @@
 
 mod auto_disable;
 mod backlog;
+mod cursors;
 mod deletion;
 mod fan_out;
 mod isolation;
 mod kinds_of_failure;
 mod operational;
 mod rail;
+mod replays;
 mod requests;
 mod retention;
 mod retries;

@@ -35,7 +35,7 @@ pub struct Moved {
     pub previous: i64,
     /// Everything up to this position counts as settled now.
     pub position: i64,
-    /// Events between the two: they come again, or are skipped.
+    /// Back: events after the new position, which all come now. Forward: events that are skipped.
     pub events: i64,
 }
 
@@ -128,7 +128,7 @@ pub async fn preview(pool: &PgPool, group: &GroupName, target: CursorTarget) -> 
     let position = position.min(head);
     let events: i64 = sqlx::query_scalar("select count(*) from event where position > $1 and position <= $2")
         .bind(position.min(live.settled_position))
-        .bind(position.max(live.settled_position))
+        .bind(if position < live.settled_position { head } else { position })
         .fetch_one(&mut *connection)
         .await?;
     Ok(Cursor::Moved(Moved { previous: live.settled_position, position, events }))

@@ -196,7 +196,9 @@ impl Receiver {
 
     /// Forgets all requests so far.
     pub fn forget(&self) {
-        self.shared.state().requests.clear();
+        let mut state = self.shared.state();
+        state.requests.clear();
+        state.counts.clear();
     }
 
     pub fn count(&self) -> usize {

@@ -245,6 +245,7 @@ impl Intake {
         for (work, at) in away {
             self.put_off(work, at);
         }
+        self.drop_ended();
         metrics::gauge!(names::IN_FLIGHT).set(self.lanes.in_flight() as f64);
         metrics::gauge!(names::BREAKERS_OPEN).set(self.lanes.open_breakers() as f64);
         self.context.open_breakers.send_replace(self.lanes.shown_open(now));

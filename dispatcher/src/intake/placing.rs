@@ -30,10 +30,8 @@ impl Intake {
             let leased = Leased { group_id: work.group_id, group: work.group.clone(), handed_on: false };
             self.leased.insert(work.member(), leased);
         }
-        if self.context.recipients.is_ended(work.feed_id) && work.is_background() {
-            // Its stream is being deleted: nothing is to be settled, nor read again.
-            let member = work.member();
-            return self.send(Item::GiveBack { member: Some(member), origin: work.origin });
+        if work.is_background() && self.context.recipients.is_ended(work.feed_id) {
+            return self.drop_work(work);
         }
         let Some(target) = self.context.recipients.get(work.endpoint_id) else {
             return self.put_off(work, now);
@@ -50,6 +48,28 @@ impl Intake {
             Put::Waits => {}
             Put::Refused(work, at) => self.put_off(work, at),
         }
+    }
+
+    /// Drops what waits here of feeds that were ended by hand.
+    pub(super) fn drop_ended(&mut self) {
+        let recipients = &self.context.recipients;
+        let dropped = self.lanes.drop_background(|work| recipients.is_ended(work.feed_id));
+        if dropped.is_empty() {
+            return;
+        }
+        tracing::info!(
+            deliveries = dropped.len(),
+            "dropped what is left of a replay or catch-up that was ended"
+        );
+        for work in dropped {
+            self.drop_work(work);
+        }
+    }
+
+    /// The stream that it came from is being deleted: nothing is to be settled, nor read again.
+    fn drop_work(&mut self, work: Work) {
+        let member = work.member();
+        self.send(Item::GiveBack { member: Some(member), origin: work.origin });
     }
 
     /// Starts all work that may start now.
