@@ -30,6 +30,8 @@ async fn the_service_keeps_to_its_specification() {
         api.post("/consumer-groups/default/endpoints", &json!({ "url": receiver.url("/contract") })).await;
     let event = json!({ "event_type": "a.b", "source": "contract", "payload": null });
     let event = api.post("/events", &event).await.expect(201);
+    let window = json!({ "from": "2026-01-01T00:00:00Z", "to": "2126-01-01T00:00:00Z" });
+    let replay = api.post("/replay", &window).await.expect(202);
 
     let verify = repository().join("tests/verify");
     let output = Command::new(schemathesis)
@@ -43,6 +45,7 @@ async fn the_service_keeps_to_its_specification() {
         .env("PYTHONDONTWRITEBYTECODE", "1")
         .env("ENDPOINT_ID", endpoint.expect(201).body["id"].as_str().unwrap())
         .env("EVENT_ID", event.body["id"].as_str().unwrap())
+        .env("REPLAY_ID", replay.body["id"].as_str().unwrap())
         .current_dir(stack.directory())
         .kill_on_drop(true)
         .output()

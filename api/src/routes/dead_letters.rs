@@ -52,7 +52,7 @@ pub(super) struct DeadLettersQuery {
     #[param(value_type = schema::Fingerprint, required = false)]
     error: Option<Fingerprint>,
     /// `error`: count them by their errors instead; without `limit` and `cursor`.
-    #[param(value_type = schema::DeadGroupBy, required = false)]
+    #[param(inline, value_type = schema::DeadGroupBy, required = false)]
     group_by: Option<GroupBy>,
     /// So many at most; 50 by default. A download has all.
     #[param(value_type = i64, required = false, minimum = 1, maximum = 500)]
@@ -154,12 +154,12 @@ impl From<ErrorCount> for ErrorCountView {
     }
 }
 
-/// A page of dead letters, or with `group_by=error` how many there are of each error.
+/// A dead letter, or with `group_by=error` how many there are of an error.
 #[derive(Serialize, ToSchema)]
 #[serde(untagged)]
-enum DeadLetters {
-    Letters(Page<DeadLetterView>),
-    Errors(Page<ErrorCountView>),
+enum DeadLetterItem {
+    Letter(Box<DeadLetterView>),
+    Errors(ErrorCountView),
 }
 
 /// List dead letters
@@ -174,7 +174,7 @@ enum DeadLetters {
     params(DeadLettersQuery),
     responses(
         (status = 200, description = "What was given up", content(
-            (DeadLetters = "application/json"),
+            (Page<DeadLetterItem> = "application/json"),
             (String = "application/x-ndjson"),
         )),
         (status = 404, description = "not-found"),
@@ -197,16 +197,16 @@ pub(super) async fn list_dead_letters(
             return Err(Problem::new(Kind::InvalidQuery, detail));
         }
         let counts = dead_letter::by_error(&api.reads, &filter).await?;
-        let data = counts.into_iter().map(ErrorCountView::from).collect();
-        return Ok(json(&DeadLetters::Errors(Page { data, next_cursor: None })));
+        let data = counts.into_iter().map(|count| DeadLetterItem::Errors(count.into())).collect();
+        return Ok(json(&Page { data, next_cursor: None }));
     }
     if wants_download(&headers) {
         return download(api, filter, before).await;
     }
     let letters = dead_letter::list(&api.reads, &filter, before, limit + 1, false).await?;
     let cursor = |letter: &DeadLetter| write_cursor((letter.event_id, letter.endpoint_id));
-    let page = Page::of_stretch(letters, limit, cursor, write_cursor).map(DeadLetterView::from);
-    Ok(json(&DeadLetters::Letters(page)))
+    let page = Page::of_stretch(letters, limit, cursor, write_cursor);
+    Ok(json(&page.map(|letter| DeadLetterItem::Letter(Box::new(letter.into())))))
 }
 
 fn read_cursor(cursor: &str) -> Option<Key> {

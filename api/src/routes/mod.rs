@@ -4,10 +4,14 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use axum::Router;
+use axum::extract::{Request, State};
+use axum::http::Method;
+use axum::response::{IntoResponse as _, Response};
 use eventrail_core::db::Stretch;
 use eventrail_core::egress::{Denied, EgressPolicy};
 use eventrail_core::endpoint::EndpointUrl;
 use serde::Serialize;
+use tower::ServiceExt as _;
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -40,9 +44,25 @@ const RESOLVE_DEADLINE: Duration = Duration::from_secs(2);
 
 pub(crate) fn router() -> Router<Api> {
     let router: Router<Api> = routes().into();
-    router.fallback(async || Problem::not_found("There is no such path")).method_not_allowed_fallback(
-        async || Problem::new(Kind::MethodNotAllowed, "The `Allow` header names the methods of this path"),
-    )
+    router
+        .fallback(async || Problem::not_found("There is no such path"))
+        .method_not_allowed_fallback(no_such_method)
+}
+
+/// A path of an operation that may be the path of a group as well.
+const SET_CURSOR: &str = "/consumer-groups/set-cursor";
+
+/// Where an operation is called like a group may be, the other methods are the group's.
+async fn no_such_method(State(api): State<Api>, request: Request) -> Response {
+    let is_of_group =
+        matches!(*request.method(), Method::GET | Method::HEAD | Method::PATCH | Method::DELETE);
+    if request.uri().path() != SET_CURSOR || !is_of_group {
+        let detail = "The `Allow` header names the methods of this path";
+        return Problem::new(Kind::MethodNotAllowed, detail).into_response();
+    }
+    let group = routes!(groups::get_group, groups::update_group, groups::delete_group);
+    let group: Router<Api> = OpenApiRouter::new().routes(group).into();
+    group.with_state(api).oneshot(request).await.into_response()
 }
 
 /// All routes, with what [`openapi`] says of them.

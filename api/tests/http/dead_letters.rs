@@ -66,6 +66,9 @@ async fn dead_letters_are_listed_newest_first_by_what_is_asked() {
         ("error=timeout".into(), &[2]),
         ("error=dns".into(), &[]),
         ("event_type=a.*".into(), &[1, 0]),
+        ("event_type=a".into(), &[]),
+        ("event_type=*".into(), &[3, 2, 1, 0]),
+        ("event_type=eventrail.*".into(), &[]),
         ("event_type=b&error=503&group=ours".into(), &[]),
         (format!("event_type=a.y&error=503&{}", of(&world.ours)), &[1]),
     ] {

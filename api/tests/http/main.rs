@@ -6,6 +6,7 @@ mod access;
 mod bad_input;
 mod batch;
 mod changes;
+mod cursor;
 mod dead_letters;
 mod deliveries;
 mod endpoints;

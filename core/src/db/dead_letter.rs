@@ -72,6 +72,33 @@ macro_rules! dead_rows {
 }
 pub(super) use dead_rows;
 
+/// Whether an event is of the type that is asked for, if any is: `Pattern::matches`, cheaper than the function for
+/// whole filters, since this is asked of each row.
+macro_rules! is_of_type {
+    ($pattern:literal, $event:literal) => {
+        concat!(
+            "(",
+            $pattern,
+            "::text is null or exists (
+                 select from event v where v.id = ",
+            $event,
+            " and case
+                     when right(",
+            $pattern,
+            ", 1) <> '*' then v.event_type = ",
+            $pattern,
+            "
+                     when ",
+            $pattern,
+            " = '*' then split_part(v.event_type, '.', 1) <> 'eventrail'
+                     else starts_with(v.event_type, left(",
+            $pattern,
+            ", -1)) end))"
+        )
+    };
+}
+pub(super) use is_of_type;
+
 /// The newest of them below the key ($3, $4), $5 at most, as `candidate`, numbered by `nth`.
 macro_rules! candidates {
     () => {
@@ -132,8 +159,9 @@ pub async fn list(
         ", judged as materialized (
              select c.*, coalesce(fingerprint(c.last_error, c.last_status_code), 'unknown') as error,
                     ($6::text is null or fingerprint(c.last_error, c.last_status_code) = $6)
-                    and ($7::text is null or exists (select from event v where v.id = c.event_id
-                         and filter_matches(array[$7], '{}', v.event_type, ''))) as is_meant
+                    and ",
+        is_of_type!("$7", "c.event_id"),
+        " as is_meant
              from candidate c
          ), hit as materialized (
              select * from judged where is_meant or nth = $5 order by nth limit $8
@@ -203,8 +231,9 @@ pub async fn by_error(pool: &PgPool, filter: &DeadFilter) -> sqlx::Result<Vec<Er
                     array[m.event_id, m.endpoint_id] as key
              from mine m
              where ($3::text is null or fingerprint(m.last_error, m.last_status_code) = $3)
-               and ($4::text is null or exists (select from event v where v.id = m.event_id
-                    and filter_matches(array[$4], '{}', v.event_type, '')))
+               and ",
+        is_of_type!("$4", "m.event_id"),
+        "
          ), kind as materialized (
              select error, count(*) as count, min(updated_at) as first_at, max(updated_at) as last_at,
                     max(key) as key
@@ -280,8 +309,9 @@ async fn purge_round(
              from candidate c join delivery d on d.event_id = c.event_id and d.endpoint_id = c.endpoint_id
              where d.status = 'dead' and d.purged_at is null and d.updated_at <= $8
                and ($6::text is null or fingerprint(d.last_error, d.last_status_code) = $6)
-               and ($7::text is null or exists (select from event v where v.id = c.event_id
-                    and filter_matches(array[$7], '{}', v.event_type, '')))
+               and ",
+        is_of_type!("$7", "c.event_id"),
+        "
              order by d.event_id, d.endpoint_id for update of d
          ), purged as (
              update delivery d set purged_at = now()

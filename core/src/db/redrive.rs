@@ -7,7 +7,7 @@ use sqlx::{PgConnection, PgPool};
 
 use super::audit::{self, Author};
 use super::change;
-use super::dead_letter::{DeadFilter, dead_rows};
+use super::dead_letter::{DeadFilter, dead_rows, is_of_type};
 use super::replay::{self, NewFeed, NewReplay};
 use super::replay_create::{Created, MOST_ENDPOINTS};
 use crate::group::GroupName;
@@ -107,8 +107,9 @@ async fn shares(pool: &PgPool, filter: &DeadFilter) -> sqlx::Result<Vec<Share>> 
              select m.endpoint_id, count(*) as letters, min(array[m.event_id]) as first
              from mine m
              where ($3::text is null or fingerprint(m.last_error, m.last_status_code) = $3)
-               and ($4::text is null or exists (select from event v where v.id = m.event_id
-                    and filter_matches(array[$4], '{}', v.event_type, '')))
+               and ",
+        is_of_type!("$4", "m.event_id"),
+        "
              group by m.endpoint_id
          )
          select s.endpoint_id, e.group_id, s.letters, s.first[1] as first, now() as counted_at
