@@ -99,7 +99,11 @@ fn does(preview: &Value, only_missing: bool) -> String {
     let number = |member: &str| preview[member].as_i64().unwrap_or(0);
     let (previous, position) = (number("previous"), number("position"));
     let group = preview["group"].as_str().unwrap_or_default();
-    let events = counted(number("events"), "event");
+    let events = number("events");
+    if events == 0 {
+        return format!("move the cursor of {group} from {previous} to {position}; no event lies between");
+    }
+    let events = counted(events, "event");
     if position < previous {
         let again = match only_missing {
             true => "where they were not delivered",

@@ -166,7 +166,7 @@ async fn list(operator: &Operator, args: &ListArgs) -> anyhow::Result<()> {
             Cell::text(letter, "group"),
             Cell::text(letter, "error"),
             Cell::count(letter, "attempts"),
-            Cell::time(look, letter, "dead_at"),
+            Cell::time(look, letter, "updated_at"),
             Cell::text(letter, "event_type"),
             Cell::text(letter, "error_detail"),
         ]

@@ -59,7 +59,7 @@ impl Progress<'_> {
             line.push_str(&format!(", {rate}/s"));
         }
         if let Some(left) = self.left(now).filter(|_| !self.is_over()) {
-            line.push_str(&format!(", about {} left", span(left)));
+            line.push_str(&format!(", about {} left", span(left.max(1))));
         }
         line
     }
@@ -111,7 +111,7 @@ pub(super) async fn watch(operator: &Operator, started: Answer) -> anyhow::Resul
     let ended = tokio::select! {
         ended = follow(operator, &id, started, &display) => ended,
         stopped = tokio::signal::ctrl_c() => {
-            display.end();
+            display.leave();
             stopped?;
             return Err(Interrupted(goes_on(&id)).into());
         }
@@ -167,10 +167,10 @@ impl Display {
     fn show(&self, progress: &Progress<'_>, said: &mut Option<Instant>) {
         let line = progress.line(Utc::now());
         if let Some(bar) = &self.bar {
+            bar.set_message(line);
             let unsigned = |count: i64| u64::try_from(count).unwrap_or(0);
             bar.set_length(unsigned(progress.count("owed")).max(1));
             bar.set_position(unsigned(progress.sent()));
-            bar.set_message(line);
         } else if said.is_none_or(|said| said.elapsed() >= LINE_EVERY) {
             *said = Some(Instant::now());
             say_aside(&format!("{}: {line}", progress.id()));
@@ -183,10 +183,18 @@ impl Display {
         }
     }
 
-    /// Leaves what was shown last where it is.
+    /// Makes room for how it ended.
     fn end(&self) {
         if let Some(bar) = &self.bar {
-            bar.abandon();
+            bar.finish_and_clear();
+        }
+    }
+
+    /// Leaves what was shown last.
+    fn leave(&self) {
+        self.end();
+        if let Some(bar) = &self.bar {
+            say_aside(&bar.message());
         }
     }
 }

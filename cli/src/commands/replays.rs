@@ -176,8 +176,8 @@ impl ReplayArgs {
             "This sends {} from {} to {} to {to}, those that were delivered before too (--only-missing leaves \
              them out). It can be stopped, and not undone.",
             counted(matched, "event"),
-            self.from,
-            self.to,
+            self.from.to_seconds(),
+            self.to.to_seconds(),
         )
     }
 }
@@ -213,14 +213,15 @@ fn previewed(look: &Look, answer: &Value) -> String {
         return text;
     }
     let rows: Vec<Vec<Cell>> = sample.iter().map(|one| sample_row(look, one)).collect();
-    let columns = [whole("AMONG THEM"), whole("ENDPOINT OR SOURCE"), whole("WHEN"), shortened("EVENT TYPE")];
+    let whose = if number("owed").is_some() { whole("SOURCE") } else { whole("ENDPOINT") };
+    let columns = [whole("AMONG THEM"), whose, whole("WHEN"), shortened("EVENT TYPE")];
     format!("{text}\n{}", super::table::render(look, &columns, &rows))
 }
 
 /// An event of a replay, or a dead letter of a redrive.
 fn sample_row(look: &Look, one: &Value) -> Vec<Cell> {
     let either = |first: &str, second: &str| one[first].as_str().or(one[second].as_str()).unwrap_or_default();
-    let time = either("dead_at", "created_at");
+    let time = either("updated_at", "created_at");
     vec![
         Cell::plain(either("id", "event_id")),
         Cell::plain(either("endpoint_id", "source")),
@@ -330,7 +331,7 @@ fn details(look: &Look, replay: &Value) -> String {
         ("to", Cell::plain(&time("to"))),
         ("limit", Cell::count(replay, "limit")),
         ("only missing", Cell::plain(if replay["only_missing"] == true { "yes" } else { "" })),
-        ("asked rate", Cell::count(replay, "rate_per_second")),
+        ("rate limit", Cell::count(replay, "rate_per_second")),
         ("matched", Cell::count(replay, "matched")),
         ("published", Cell::count(replay, "published")),
         ("owed", Cell::count(replay, "owed")),

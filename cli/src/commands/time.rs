@@ -26,6 +26,13 @@ impl FromStr for Moment {
     }
 }
 
+impl Moment {
+    /// For people.
+    pub(crate) fn to_seconds(self) -> String {
+        seconds(self.0)
+    }
+}
+
 impl std::fmt::Display for Moment {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(&self.0.to_rfc3339_opts(SecondsFormat::AutoSi, true))

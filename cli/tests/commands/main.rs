@@ -2,6 +2,7 @@
 //! writes and its exit code. Standard input and output are no terminals here, as in a script.
 #![allow(clippy::unwrap_used, reason = "in a test a panic is the report")]
 
+mod at_a_terminal;
 mod dead_letters;
 mod desk;
 mod endpoints;
