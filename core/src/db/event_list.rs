@@ -78,7 +78,7 @@ pub async fn list(
     .bind(if takes_all { limit } else { LOOKED_AT } - 1)
     .fetch_optional(pool)
     .await?;
-    // Filters are held against each type and source once, however many events have them.
+    // Each filter is held against each type and source once, however many endpoints and events have them.
     let rows = sqlx::query_as(
         "with looked_at as materialized (
              select id, position, event_type, source, group_id, created_at from event
@@ -88,13 +88,19 @@ pub async fn list(
              where ($5::text is null or filter_matches(array[$5], '{}', event_type, ''))
                and ($6::text is null or source = $6)
                and ($7::text[] is null or source = any($7))
-         ), owed as materialized (
-             select k.event_type, k.source, e.group_id, s.from_position, s.to_position
-             from kind k, consumer_group g
+         ), subscribed as materialized (
+             select e.group_id, s.from_position, s.to_position, s.event_types, s.sources
+             from consumer_group g
              join endpoint e on e.group_id = g.id
              join subscription s on s.endpoint_id = e.id
              where g.name = any($8) and g.deleted_at is null
-               and filter_matches(s.event_types, s.sources, k.event_type, k.source)
+         ), matching as materialized (
+             select k.event_type, k.source, f.event_types, f.sources
+             from kind k, (select distinct event_types, sources from subscribed) f
+             where filter_matches(f.event_types, f.sources, k.event_type, k.source)
+         ), owed as materialized (
+             select distinct m.event_type, m.source, s.group_id, s.from_position, s.to_position
+             from matching m join subscribed s on s.event_types = m.event_types and s.sources = m.sources
          )
          select l.id, l.position, l.event_type, l.source, l.created_at
          from looked_at l join kind k on k.event_type = l.event_type and k.source = l.source
