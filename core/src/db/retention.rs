@@ -221,24 +221,28 @@ with kind as materialized (
            coalesce(f.as_of_position, 0), false, null, null
     from parked p join endpoint e on e.id = p.endpoint_id join feed f on f.id = p.feed_id
     where p.to_position is null and e.status <> 'deleted'
-), owed as (
-    select c.id as feed_id, w.endpoint_id, v.position
+), claim as materialized (
+    select c.id as feed_id, c.ask, c.settled_position, c.to_position as ends_at, c.only_missing, c.as_of, c.live,
+           w.*
     from cursor c
     join endpoint e on e.id = c.endpoint_id or c.endpoint_id is null and e.group_id = c.group_id
     join wish w on w.endpoint_id = e.id
-    join event v on v.event_type = w.event_type and v.source = w.source
-                and v.group_id is not distinct from w.group_id
-                and v.id >= day_floor($1) and v.id < day_floor($1 + 1)
-                and v.position > c.settled_position and (c.to_position is null or v.position <= c.to_position)
-                and w.from_position < greatest(v.position, c.as_of)
-                and (w.to_position is null or w.to_position >= greatest(v.position, c.as_of))
     where (c.event_type is null or filter_matches(array[c.event_type], '{}', w.event_type, ''))
       and (c.source is null or c.source = w.source)
+), owed as (
+    select c.feed_id, c.endpoint_id, v.position
+    from claim c
+    join event v on v.event_type = c.event_type and v.source = c.source
+                and coalesce(v.group_id, 0) = coalesce(c.group_id, 0)
+                and v.id >= day_floor($1) and v.id < day_floor($1 + 1)
+    where v.position > c.settled_position and (c.ends_at is null or v.position <= c.ends_at)
+      and c.from_position < greatest(v.position, c.as_of)
+      and (c.to_position is null or c.to_position >= greatest(v.position, c.as_of))
       and not (c.live and exists (
-          select from parked p where p.endpoint_id = e.id and p.from_position < v.position
+          select from parked p where p.endpoint_id = c.endpoint_id and p.from_position < v.position
              and (p.to_position is null or p.to_position >= v.position)))
       and not exists (
-          select from delivery d where d.event_id = v.id and d.endpoint_id = e.id
+          select from delivery d where d.event_id = v.id and d.endpoint_id = c.endpoint_id
              and d.event_id >= day_floor($1) and d.event_id < day_floor($1 + 1)
              and (d.ask >= c.ask or c.only_missing and d.status = 'delivered'))
     union all
