@@ -1,6 +1,7 @@
 //! Watching a replay or redrive: a bar with its rate and an estimate, or a plain line now and then where
 //! standard error is no terminal. Watching changes nothing: a replay goes on without us.
 
+use std::cell::Cell;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
@@ -130,27 +131,33 @@ pub(super) fn goes_on(id: &str) -> String {
 async fn follow(operator: &Operator, id: &str, started: Answer, display: &Display) -> anyhow::Result<Answer> {
     let mut answer = started;
     let mut last_seen = Instant::now();
-    let mut said = None;
+    let mut trouble = None;
     loop {
         let progress = Progress(&answer.value);
         if progress.is_over() {
             return Ok(answer);
         }
-        display.show(&progress, &mut said);
-        tokio::time::sleep(POLL).await;
-        match operator.client.get(&["replays", id]).answer().await {
-            Ok(newer) => (answer, last_seen) = (newer, Instant::now()),
-            Err(error) if error.may_pass() && last_seen.elapsed() < PATIENCE => {
-                display.note(&error.to_string());
-            }
-            Err(error) => return Err(error.into()),
+        match &trouble {
+            None => display.show(&progress),
+            Some(trouble) => display.say(format!("trying again: {trouble}"), id),
         }
+        tokio::time::sleep(POLL).await;
+        trouble = match operator.client.get(&["replays", id]).answer().await {
+            Ok(newer) => {
+                (answer, last_seen) = (newer, Instant::now());
+                None
+            }
+            Err(error) if error.may_pass() && last_seen.elapsed() < PATIENCE => Some(error),
+            Err(error) => return Err(error.into()),
+        };
     }
 }
 
 /// A bar on a terminal, lines elsewhere.
 struct Display {
     bar: Option<ProgressBar>,
+    /// When the last line was written.
+    said_at: Cell<Option<Instant>>,
 }
 
 impl Display {
@@ -161,25 +168,25 @@ impl Display {
             bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()).progress_chars("━━─"));
             bar
         });
-        Self { bar }
+        Self { bar, said_at: Cell::new(None) }
     }
 
-    fn show(&self, progress: &Progress<'_>, said: &mut Option<Instant>) {
-        let line = progress.line(Utc::now());
+    fn show(&self, progress: &Progress<'_>) {
+        self.say(progress.line(Utc::now()), progress.id());
         if let Some(bar) = &self.bar {
-            bar.set_message(line);
             let unsigned = |count: i64| u64::try_from(count).unwrap_or(0);
             bar.set_length(unsigned(progress.count("owed")).max(1));
             bar.set_position(unsigned(progress.sent()));
-        } else if said.is_none_or(|said| said.elapsed() >= LINE_EVERY) {
-            *said = Some(Instant::now());
-            say_aside(&format!("{}: {line}", progress.id()));
         }
     }
 
-    fn note(&self, trouble: &str) {
+    /// Beside the bar; or on a line of its own, if the last is some time ago.
+    fn say(&self, text: String, id: &str) {
         if let Some(bar) = &self.bar {
-            bar.set_message(format!("trying again: {trouble}"));
+            bar.set_message(text);
+        } else if self.said_at.get().is_none_or(|said_at| said_at.elapsed() >= LINE_EVERY) {
+            self.said_at.set(Some(Instant::now()));
+            say_aside(&format!("{id}: {text}"));
         }
     }
 
