@@ -218,9 +218,20 @@ pub(super) async fn list_replays(
 ) -> Result<Response, Problem> {
     let page = PageQuery::new(query.limit, query.cursor);
     let limit = page.limit()?;
+    let group = match query.group {
+        Some(Reach::All) => {
+            caller.may_operate()?;
+            Some("*".to_owned())
+        }
+        Some(Reach::Group(name)) => {
+            caller.may_enter(name.as_str())?;
+            Some(name.to_string())
+        }
+        None => None,
+    };
     let filter = ReplayFilter {
         groups: caller.groups(),
-        group: query.group.map(|reach| reach.group().map_or("*".to_owned(), |name| name.to_string())),
+        group,
         kind: query.kind.map(|kind| match kind {
             KindName::Replay => "replay",
             KindName::Redrive => "redrive",

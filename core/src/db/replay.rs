@@ -135,6 +135,13 @@ pub async fn list(pool: &PgPool, filter: &ReplayFilter<'_>, limit: i64) -> sqlx:
 /// # Errors
 /// PostgreSQL is away.
 pub async fn cancel(pool: &PgPool, author: &Author, id: ReplayId) -> sqlx::Result<()> {
+    // Looked for before the lock is taken, for producers wait while it is held.
+    let waits: bool = sqlx::query_scalar(
+        "select exists (select from delivery where replay_id = $1 and status in ('pending', 'retrying'))",
+    )
+    .bind(id)
+    .fetch_one(pool)
+    .await?;
     let mut transaction = change::begin(pool).await?;
     let cancelled = sqlx::query(
         "with closed as (
@@ -143,10 +150,10 @@ pub async fn cancel(pool: &PgPool, author: &Author, id: ReplayId) -> sqlx::Resul
          )
          update replay set cancelled_at = now(), finished_at = coalesce(finished_at, now())
          where id = $1 and cancelled_at is null
-           and (exists (select from closed) or exists (
-                select from delivery where replay_id = $1 and status in ('pending', 'retrying')))",
+           and ($2 or exists (select from closed))",
     )
     .bind(id)
+    .bind(waits)
     .execute(&mut *transaction)
     .await?;
     if cancelled.rows_affected() > 0 {
