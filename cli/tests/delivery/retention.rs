@@ -270,3 +270,33 @@ async fn who_reads_the_log_for_long_is_not_waited_for() {
     assert_eq!(retention.step().await.unwrap(), Step::Worked);
     rail.stop().await;
 }
+
+#[tokio::test]
+async fn a_dispatcher_drops_by_itself_and_shows_who_holds_what_up() {
+    let mut rail = Rail::without_dispatcher().await;
+    group(&rail, "paused", "paused.x").await;
+    past(&rail, 45, "nobody.s", 1).await;
+    past(&rail, 40, "paused.x", 1).await;
+    let _ = rail.api.post("/consumer-groups/paused/pause", &json!({})).await.expect(200);
+    // As a relay leaves it behind that was there before.
+    sqlx::query(
+        "update feed f set settled_position = v.position - (g.name = 'paused')::int
+         from consumer_group g, event v where g.id = f.group_id and v.event_type = 'paused.x'",
+    )
+    .execute(&rail.stack.pool)
+    .await
+    .unwrap();
+    rail.add_dispatcher(&[("RETENTION_DAYS", "30"), ("RETENTION_HARD_DAYS", "60")]).await;
+    eventually_within(LONG, async || {
+        let (kept, shown) = (kept(&rail).await, rail.dispatchers[0].metrics().await);
+        let is_shown = shown.contains("eventrail_retention_held_days{group=\"paused\"} 1");
+        let is_counted = shown.contains("eventrail_retention_dropped_days_total 1");
+        let told: Vec<_> =
+            told(&rail).await.iter().map(|said| (said["group"].clone(), said["days"].clone())).collect();
+        let is_told = told == [(json!("paused"), json!(1))];
+        let all = kept == [40] && is_shown && is_counted && is_told;
+        if all { Ok(()) } else { Err(format!("{kept:?} {told:?}\n{shown}")) }
+    })
+    .await;
+    rail.stop().await;
+}
