@@ -6,7 +6,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use eventrail_core::testing::{Answer, Api, Request, eventually_within};
 use serde_json::{Value, json};
 
-use crate::rail::{LONG, Rail, assert_exactly_once, assert_signed};
+use crate::rail::{LONG, Rail, assert_exactly_once, assert_signed, event_id};
 
 fn window() -> Value {
     let now = Utc::now();
@@ -303,5 +303,44 @@ async fn a_replay_that_fails_is_retried_with_the_same_header() {
         by_event.entry(request.webhook_id()).or_default().push(request.header("eventrail-attempt"));
     }
     assert!(events.iter().all(|event| by_event[event.as_str()] == ["1", "2"]), "{by_event:?}");
+    rail.end().await;
+}
+
+#[tokio::test]
+async fn a_few_are_picked_out_of_many() {
+    let rail = Rail::start(&[]).await;
+    let endpoint = rail.endpoint("default", "/hook").await;
+    let mut wanted = Vec::new();
+    for _ in 0..3 {
+        rail.post("often.seen", 700).await;
+        wanted.extend(rail.post("rarely.seen", 4).await);
+    }
+    rail.post("often.seen", 700).await;
+    rail.arrived("/hook", 2_812).await;
+    rail.stack.assert_settled_within(LONG).await;
+    for more in [json!({}), json!({ "rate_per_second": 5 })] {
+        rail.receiver.forget();
+        let id = replay(&rail.api, &with(json!({ "event_type": "rarely.*" }), &more)).await;
+        assert_eq!(figures(&until_done(&rail.api, &id).await), [12, 12, 12, 0, 0, 0]);
+        assert_exactly_once(&rail.receiver.requests_to("/hook"), &wanted, &endpoint);
+    }
+
+    sqlx::query("update delivery set status = 'dead', last_error = 'status', last_status_code = 503")
+        .execute(&rail.stack.pool)
+        .await
+        .unwrap();
+    for more in [json!({}), json!({ "rate_per_second": 5 })] {
+        sqlx::query("update delivery set status = 'dead' where event_id = any($1)")
+            .bind(wanted.iter().map(|id| event_id(id)).collect::<Vec<_>>())
+            .execute(&rail.stack.pool)
+            .await
+            .unwrap();
+        rail.receiver.forget();
+        let body = with(json!({ "group": "default", "event_type": "rarely.*" }), &more);
+        let asked = rail.api.post("/dead-letters/redrive", &body).await.expect(202).body;
+        let done = until_done(&rail.api, asked["id"].as_str().unwrap()).await;
+        assert_eq!(figures(&done), [12, 12, 12, 0, 0, 0]);
+        assert_exactly_once(&rail.receiver.requests_to("/hook"), &wanted, &endpoint);
+    }
     rail.end().await;
 }

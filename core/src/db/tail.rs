@@ -113,36 +113,18 @@ pub async fn read_range(
     .await
 }
 
-/// Events of a replay's window after `place` up to `to` (inclusive) that its selection matches, without payloads.
-///
-/// # Errors
-/// PostgreSQL is away.
-pub async fn read_selected(
-    executor: impl PgExecutor<'_>,
-    selection: &Selection,
-    place: Place,
-    to: i64,
-    limit: i64,
-) -> sqlx::Result<Vec<LoggedEvent>> {
-    sqlx::query_as(
-        "select position, id, event_type, source, null::bytea as payload, created_at, group_id
-         from event where position > $1 and id >= $2 and position <= $3
-           and ($4::text is null or filter_matches(array[$4], '{}', event_type, source))
-           and ($5::text is null or source = $5)
-         order by position limit $6",
-    )
-    .bind(place.position)
-    .bind(place.floor)
-    .bind(to)
-    .bind(selection.event_type.as_ref().map(AsRef::<str>::as_ref))
-    .bind(selection.source.as_ref().map(AsRef::<str>::as_ref))
-    .bind(limit)
-    .fetch_all(executor)
-    .await
+/// An event that a replay or redrive comes upon.
+#[derive(Debug, Clone, sqlx::FromRow)]
+pub struct Candidate {
+    #[sqlx(flatten)]
+    pub event: LoggedEvent,
+    /// Whether a redrive picks it out.
+    pub is_wanted: bool,
 }
 
-/// An endpoint's dead letters after `place` that a redrive of this ask picks out, by position. What the redrive
-/// has tried already has its ask, and is not among them.
+/// An endpoint's next dead letters after `place`, by position, and which of them a redrive of this ask picks
+/// out. What the redrive has tried already has its ask, and is not wanted again. The limit is on the rows that are
+/// looked at: where few are wanted, a limit on those would have all rows read at once.
 ///
 /// # Errors
 /// PostgreSQL is away.
@@ -152,17 +134,24 @@ pub async fn read_dead(
     selection: &Selection,
     place: Place,
     limit: i64,
-) -> sqlx::Result<Vec<LoggedEvent>> {
+) -> sqlx::Result<Vec<Candidate>> {
     sqlx::query_as(
-        "select e.position, e.id, e.event_type, e.source, null::bytea as payload, e.created_at, e.group_id
+        "with dead as materialized (
+             select event_id, ask, updated_at, last_error, last_status_code from delivery
+             where endpoint_id = $1 and status = 'dead' and purged_at is null
+               and event_id >= (select id from event where position > $4 and id >= $3 order by position limit 1)
+             order by event_id limit $6
+         )
+         select e.position, e.id, e.event_type, e.source, null::bytea as payload, e.created_at, e.group_id,
+                d.ask < $2 and d.updated_at <= r.created_at
+                and (r.error is null or fingerprint(d.last_error, d.last_status_code) = r.error)
+                and (r.event_type is null
+                     or filter_matches(array[r.event_type], '{}', e.event_type, e.source)) as is_wanted
          from replay r
-         join delivery d on d.endpoint_id = $1 and d.status = 'dead' and d.purged_at is null
-              and d.event_id >= $3 and d.ask < $2 and d.updated_at <= r.created_at
-              and (r.error is null or fingerprint(d.last_error, d.last_status_code) = r.error)
-         join event e on e.id = d.event_id and e.id >= $3 and e.position > $4
-              and (r.event_type is null or filter_matches(array[r.event_type], '{}', e.event_type, e.source))
+         cross join dead d
+         join event e on e.id = d.event_id and e.id >= $3
          where r.id = $5
-         order by d.event_id limit $6",
+         order by d.event_id",
     )
     .bind(endpoint)
     .bind(ask)

@@ -83,7 +83,8 @@ pub struct Relay {
     next_pass: Instant,
     next_idle_settle: Instant,
     turn: usize,
-    replay_turn: usize,
+    /// The replay's feed that was read last.
+    replay_turn: i64,
     /// Of the replays that have a rate.
     paces: HashMap<ReplayId, Pace>,
     loader: Loader,

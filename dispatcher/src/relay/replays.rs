@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use eventrail_core::db::tail::{self, LoggedEvent, Place};
+use eventrail_core::db::tail::{self, Candidate, Place};
 use eventrail_core::feed::{FeedKind, Selection};
 use eventrail_core::ids::EndpointId;
 
@@ -14,7 +14,7 @@ use super::{BATCH, Relay};
 const REPLAY_READS: usize = 2;
 
 impl Relay {
-    /// Reads a batch for some of the replays that want more; answers whether any had something to read.
+    /// Reads a batch for some of the replays that want more and may have it; answers whether there were any.
     pub(super) async fn help_replays(&mut self) -> anyhow::Result<bool> {
         let (now, head) = (Instant::now(), self.head.position);
         let mut wanting: Vec<i64> = self
@@ -23,21 +23,27 @@ impl Relay {
             .filter(|state| self.may_read(state, head))
             .map(|state| state.feed.id)
             .collect();
-        if wanting.is_empty() {
-            return Ok(false);
-        }
         wanting.sort_unstable();
-        let mut helped = false;
-        for _ in 0..REPLAY_READS.min(wanting.len()) {
-            self.replay_turn = self.replay_turn.wrapping_add(1);
-            let id = wanting[self.replay_turn % wanting.len()];
-            helped |= self.read_replay(id, now).await?;
+        // From the feed after the one that was read last: turns don't depend on how many want one.
+        let next = wanting.partition_point(|id| *id <= self.replay_turn);
+        wanting.rotate_left(next);
+        let mut reads = 0;
+        for id in wanting {
+            if self.read_replay(id, now).await? {
+                self.replay_turn = id;
+                reads += 1;
+            }
+            if reads == REPLAY_READS {
+                break;
+            }
         }
-        self.append_waiting().await?;
-        Ok(helped)
+        if reads > 0 {
+            self.append_waiting().await?;
+        }
+        Ok(reads > 0)
     }
 
-    /// A replay may reach beyond what the head was read to; dead letters are rows, wherever the head stands.
+    /// A replay may reach beyond what the head was read to; dead candidates are rows, wherever the head stands.
     fn may_read(&self, state: &FeedState, head: i64) -> bool {
         match (&state.feed.selection, state.feed.kind) {
             (None, _) => false,
@@ -46,32 +52,34 @@ impl Relay {
         }
     }
 
+    /// False where the replay has used up what its rate allows for now.
     async fn read_replay(&mut self, id: i64, now: Instant) -> anyhow::Result<bool> {
-        let head = self.head.position;
         let Some(selection) = self.feeds.get(&id).and_then(|state| state.feed.selection.clone()) else {
             return Ok(false);
         };
         let allowed = self.allowed(&selection, now);
         let Some(state) = self.feeds.get(&id).filter(|_| allowed > 0) else { return Ok(false) };
-        let (place, limit) = (state.place(), BATCH.min(allowed) as i64);
-        let (events, end) = match (state.feed.kind, state.feed.endpoint_id) {
+        let place = state.place();
+        let (candidates, end) = match (state.feed.kind, state.feed.endpoint_id) {
             (FeedKind::Redrive, Some(endpoint)) => {
                 let of = (endpoint, state.feed.ask);
-                let events = tail::read_dead(&self.pool, of, &selection, place, limit).await?;
-                (events, state.until(i64::MAX))
+                let candidates = tail::read_dead(&self.pool, of, &selection, place, BATCH as i64).await?;
+                (candidates, state.until(i64::MAX))
             }
             _ => {
-                let end = state.until(head);
-                (tail::read_selected(&self.pool, &selection, place, end, limit).await?, end)
+                let end = state.until(self.head.position);
+                let events = tail::read_range(&self.pool, place, end, BATCH as i64).await?;
+                (events.into_iter().map(|event| Candidate { event, is_wanted: true }).collect(), end)
             }
         };
-        let offered = self.offer_selected(id, &events, allowed);
+        let (offered, seen) = self.offer_selected(id, &candidates, allowed);
         if let Some(pace) = self.paces.get_mut(&selection.replay_id) {
             pace.used(offered);
         }
+        let last = seen.checked_sub(1).and_then(|index| candidates.get(index)).map(|last| &last.event);
         if let Some(state) = self.feeds.get_mut(&id) {
-            state.scanned_to(match events.last() {
-                Some(last) if events.len() as i64 == limit => Place::of(last),
+            state.scanned_to(match last {
+                Some(last) if seen < candidates.len() || seen == BATCH => Place::of(last),
                 last => Place { position: end, floor: last.map_or(place.floor, |last| last.id.0) },
             });
             state.dirty = true;
@@ -84,19 +92,24 @@ impl Relay {
         self.paces.entry(selection.replay_id).or_insert_with(|| Pace::new(rate, now)).allowed(now)
     }
 
-    /// Offers events that were read for one feed; answers how many it wants.
-    fn offer_selected(&mut self, id: i64, events: &[LoggedEvent], most: usize) -> usize {
-        debug_assert!(events.len() <= most);
-        let Some(state) = self.feeds.get_mut(&id) else { return 0 };
-        let mut offered = 0;
-        for event in events {
+    /// Offers what was read for one feed until it has taken `most`; answers how many it has taken, and of how
+    /// many it was told.
+    fn offer_selected(&mut self, id: i64, candidates: &[Candidate], most: usize) -> (usize, usize) {
+        let Some(state) = self.feeds.get_mut(&id) else { return (0, 0) };
+        let (mut offered, mut seen) = (0, 0);
+        for Candidate { event, is_wanted } in candidates {
+            if offered >= most {
+                break;
+            }
+            seen += 1;
             let targets: Vec<EndpointId> = match state.feed.kind {
+                _ if !is_wanted => continue,
                 FeedKind::Redrive => state.feed.endpoint_id.into_iter().collect(),
                 _ => self.topology.targets(&state.feed, event),
             };
             offered += targets.len();
             state.offer(event, targets);
         }
-        offered
+        (offered, seen)
     }
 }
