@@ -153,7 +153,8 @@ with input as (
         next_attempt_at = case when excluded.ask > d.ask or excluded.ask = d.ask and d.status in ('pending', 'retrying')
                           and not (excluded.status = 'pending' and d.status = 'retrying')
                       then excluded.next_attempt_at else d.next_attempt_at end,
-        last_status_code = case when excluded.ask >= d.ask and excluded.attempt_count = 1
+        last_status_code = case when excluded.attempt_count = 1 and (excluded.ask > d.ask
+                          or excluded.ask = d.ask and d.status in ('pending', 'retrying'))
                       then excluded.last_status_code else d.last_status_code end,
         last_error = case when excluded.ask > d.ask
                           or excluded.ask = d.ask and d.status in ('pending', 'retrying')
@@ -162,7 +163,9 @@ with input as (
         replay_id = case when excluded.ask > d.ask then excluded.replay_id else d.replay_id end,
         purged_at = case when excluded.ask > d.ask then null else d.purged_at end,
         ask = greatest(d.ask, excluded.ask),
-        updated_at = now()
+        updated_at = case when excluded.ask > d.ask
+                          or excluded.ask = d.ask and d.status in ('pending', 'retrying')
+                      then now() else d.updated_at end
     returning event_id, endpoint_id, ask, status, attempt_count, attempt_total
 ), made as (
     insert into attempt (event_id, endpoint_id, number, ask, started_at, duration_ms, status_code, error,
