@@ -12,6 +12,7 @@ mod event;
 mod http_client;
 mod intake;
 mod lanes;
+mod listening;
 pub mod maintenance;
 mod ping;
 mod prepare;

@@ -9,8 +9,10 @@ use std::time::{Duration, Instant};
 use chrono::{DateTime, Utc};
 use eventrail_core::db::answered;
 use eventrail_core::db::delivery::{self, Record, Recorded, Status};
-use eventrail_core::db::{operational, recipient};
+use eventrail_core::db::operational;
+use eventrail_core::db::recipient::{self, State};
 use eventrail_core::group::GroupName;
+use eventrail_core::ids::EndpointId;
 use eventrail_core::metrics as names;
 use eventrail_core::rail::schedule::{self, Change, HORIZON, Member};
 use eventrail_core::rail::{dead_letters, intake};
@@ -18,6 +20,7 @@ use sqlx::PgPool;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+use crate::listening::Listening;
 use crate::prepare::Context;
 use crate::work::{Origin, TargetDone};
 
@@ -69,13 +72,15 @@ pub(crate) async fn run_recorder(
     let record = async {
         let mut batch = Vec::with_capacity(BATCH);
         let mut rest = Vec::new();
+        let mut listening = Listening::default();
         loop {
             batch.append(&mut rest);
             if batch.is_empty() && items.recv_many(&mut batch, BATCH).await == 0 {
                 break;
             }
             rest = split_repeated(&mut batch);
-            let Some(committed) = commit(&context, std::mem::take(&mut batch), &give_up).await else { break };
+            let taken = std::mem::take(&mut batch);
+            let Some(committed) = commit(&context, &mut listening, taken, &give_up).await else { break };
             if to_settle.send(committed).await.is_err() {
                 break;
             }
@@ -97,7 +102,12 @@ fn split_repeated(batch: &mut Vec<Item>) -> Vec<Item> {
 }
 
 /// Commits a batch, however often PostgreSQL must be asked; `None` once told to give up.
-async fn commit(context: &Context, items: Vec<Item>, give_up: &CancellationToken) -> Option<Vec<Committed>> {
+async fn commit(
+    context: &Context,
+    listening: &mut Listening,
+    items: Vec<Item>,
+    give_up: &CancellationToken,
+) -> Option<Vec<Committed>> {
     let records: Vec<Record> = items
         .iter()
         .filter_map(|item| match item {
@@ -105,12 +115,16 @@ async fn commit(context: &Context, items: Vec<Item>, give_up: &CancellationToken
             _ => None,
         })
         .collect();
-    let recorded = if records.is_empty() { Vec::new() } else { write(context, records, give_up).await? };
+    let recorded = match records.is_empty() {
+        true => Vec::new(),
+        false => write(context, listening, records, give_up).await?,
+    };
     let mut rows: HashMap<Member, Recorded> = recorded
         .into_iter()
         .map(|row| (Member { event_id: row.event_id, endpoint_id: row.endpoint_id }, row))
         .collect();
     let mut committed = Vec::with_capacity(items.len());
+    let mut all_gone = HashSet::new();
     for item in items {
         let item = match item {
             // Not recorded, so not settled either: it stays pending, and is tried again by whoever reads it.
@@ -126,7 +140,7 @@ async fn commit(context: &Context, items: Vec<Item>, give_up: &CancellationToken
                     context.health.note(record.endpoint_id, record.status == Status::Delivered);
                 }
                 if *gone {
-                    disable(context, record).await;
+                    all_gone.insert(record.endpoint_id);
                 }
                 rows.remove(&Member { event_id: record.event_id, endpoint_id: record.endpoint_id })
             }
@@ -134,12 +148,14 @@ async fn commit(context: &Context, items: Vec<Item>, give_up: &CancellationToken
         };
         committed.push(Committed { item, row });
     }
+    disable(context, all_gone).await;
     Some(committed)
 }
 
 /// Writes outcomes until they are committed; `None` once told to give up.
 async fn write(
     context: &Context,
+    listening: &mut Listening,
     mut records: Vec<Record>,
     give_up: &CancellationToken,
 ) -> Option<Vec<Recorded>> {
@@ -148,7 +164,7 @@ async fn write(
     let mut pause = Duration::from_millis(50);
     loop {
         let started = Instant::now();
-        match answered(write_once(&context.pool, &mut records, &mut recorded)).await {
+        match answered(write_once(&context.pool, listening, &mut records, &mut recorded)).await {
             Ok(()) => {
                 metrics::histogram!(names::RECORD_COMMIT_SECONDS).record(started.elapsed().as_secs_f64());
                 return Some(recorded);
@@ -172,17 +188,14 @@ async fn write(
 /// What is committed moves from `records` to `recorded`.
 async fn write_once(
     pool: &PgPool,
+    listening: &mut Listening,
     records: &mut Vec<Record>,
     recorded: &mut Vec<Recorded>,
 ) -> sqlx::Result<()> {
     let dead: HashSet<i64> =
         records.iter().filter(|record| record.status == Status::Dead).map(|record| record.group_id).collect();
-    let listening = if dead.is_empty() {
-        Vec::new()
-    } else {
-        operational::listening_for_dead(pool, &dead.into_iter().collect::<Vec<_>>()).await?
-    };
-    let is_told = |record: &Record| record.status == Status::Dead && listening.contains(&record.group_id);
+    listening.look_up(pool, dead).await?;
+    let is_told = |record: &Record| record.status == Status::Dead && listening.is_told(record.group_id);
     records.sort_by_key(is_told);
     let untold = records.partition_point(|record| !is_told(record));
     if untold > 0 {
@@ -231,14 +244,22 @@ async fn one_by_one(context: &Context, records: &[Record]) -> Vec<Recorded> {
     recorded
 }
 
-/// The endpoint answered 410. If this fails, its next delivery is answered 410 as well.
-async fn disable(context: &Context, record: &Record) {
-    match recipient::disable_gone(&context.pool, record.endpoint_id).await {
-        Ok(true) => {
-            tracing::warn!(endpoint.id = %record.endpoint_id, "endpoint disabled: it answered 410 Gone");
+/// These endpoints answered 410. If this fails, their next deliveries are answered 410 as well. Many requests
+/// may have been on their way: of an endpoint that is known to be disabled nothing is asked.
+async fn disable(context: &Context, mut gone: HashSet<EndpointId>) {
+    let known = |id: &EndpointId| context.recipients.get(*id).map(|target| target.state);
+    gone.retain(|id| !matches!(known(id), Some(State::Disabled | State::Deleted)));
+    if gone.is_empty() {
+        return;
+    }
+    let gone: Vec<EndpointId> = gone.into_iter().collect();
+    match recipient::disable_gone(&context.pool, &gone).await {
+        Ok(disabled) => {
+            for id in disabled {
+                tracing::warn!(endpoint.id = %id, "endpoint disabled: it answered 410 Gone");
+            }
         }
-        Ok(false) => {}
-        Err(error) => tracing::warn!(endpoint.id = %record.endpoint_id, %error, "endpoint not disabled yet"),
+        Err(error) => tracing::warn!(endpoints = gone.len(), %error, "gone endpoints not disabled yet"),
     }
     if let Err(error) = context.recipients.refresh().await {
         tracing::debug!(%error, "endpoints not refreshed yet");

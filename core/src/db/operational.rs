@@ -38,20 +38,28 @@ async fn append(change: &mut PgConnection, notices: &[Notice]) -> sqlx::Result<(
         .map(drop)
 }
 
-type DisabledRow = (i64, String, Option<String>, Option<DateTime<Utc>>);
-
-/// Tells that an endpoint was disabled, with the reason that its row now has.
+/// [`endpoints_disabled`] of one.
 pub(super) async fn endpoint_disabled(change: &mut PgConnection, endpoint: EndpointId) -> sqlx::Result<()> {
+    endpoints_disabled(change, &[endpoint]).await
+}
+
+type DisabledRow = (EndpointId, i64, String, Option<String>, Option<DateTime<Utc>>);
+
+/// Tells that endpoints were disabled, with the reasons that their rows now have.
+pub(super) async fn endpoints_disabled(
+    change: &mut PgConnection,
+    endpoints: &[EndpointId],
+) -> sqlx::Result<()> {
     let rows: Vec<DisabledRow> = sqlx::query_as(
-        "select e.group_id, g.name, e.disabled_reason, h.failing_since
+        "select e.id, e.group_id, g.name, e.disabled_reason, h.failing_since
          from endpoint e join consumer_group g on g.id = e.group_id
          left join endpoint_health h on h.endpoint_id = e.id
-         where e.id = $1",
+         where e.id = any($1) order by e.id",
     )
-    .bind(endpoint)
+    .bind(endpoints)
     .fetch_all(&mut *change)
     .await?;
-    let notices = rows.into_iter().map(|(group_id, group, reason, failing_since)| {
+    let notices = rows.into_iter().map(|(endpoint, group_id, group, reason, failing_since)| {
         let mut payload = json!({ "endpoint_id": endpoint, "group": group, "reason": reason });
         if reason.as_deref() == Some("failing") {
             payload["failing_since"] = json!(failing_since);

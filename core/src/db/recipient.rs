@@ -172,25 +172,32 @@ fn open_auth(vault: &Vault, id: EndpointId, envelope: &[u8]) -> Result<String, V
     String::from_utf8(value).map_err(|_| VaultError::Damaged)
 }
 
-/// Disables an endpoint that answered 410 Gone. Its subscription stays; the relay parks it.
+/// Disables those of these endpoints, which answered 410 Gone, that are active, and answers them. Their
+/// subscriptions stay; the relay parks them.
 ///
 /// # Errors
 /// PostgreSQL is away.
-pub async fn disable_gone(pool: &PgPool, endpoint: EndpointId) -> sqlx::Result<bool> {
+pub async fn disable_gone(pool: &PgPool, endpoints: &[EndpointId]) -> sqlx::Result<Vec<EndpointId>> {
     let mut transaction = change::begin(pool).await?;
-    let version = topology::raise_version(&mut transaction).await?;
-    let changed = sqlx::query(
-        "update endpoint set status = 'disabled', disabled_reason = 'gone', version = $2, updated_at = now()
-         where id = $1 and status = 'active'",
+    let active: Vec<EndpointId> = sqlx::query_scalar(
+        "select id from endpoint where id = any($1) and status = 'active' order by id for update",
     )
-    .bind(endpoint)
+    .bind(endpoints)
+    .fetch_all(&mut *transaction)
+    .await?;
+    if active.is_empty() {
+        return Ok(active);
+    }
+    let version = topology::raise_version(&mut transaction).await?;
+    sqlx::query(
+        "update endpoint set status = 'disabled', disabled_reason = 'gone', version = $2, updated_at = now()
+         where id = any($1)",
+    )
+    .bind(&active)
     .bind(version)
     .execute(&mut *transaction)
-    .await?
-    .rows_affected();
-    if changed > 0 {
-        operational::endpoint_disabled(&mut transaction, endpoint).await?;
-    }
+    .await?;
+    operational::endpoints_disabled(&mut transaction, &active).await?;
     transaction.commit().await?;
-    Ok(changed > 0)
+    Ok(active)
 }
