@@ -6,57 +6,20 @@
 //! always leave some for the rest, and one busy endpoint alone still gets a fifth of all.
 //!
 //! What is live or due comes first: work of feeds with a single endpoint (catch-ups, replays, redrives) starts only
-//! where nothing else waits for its endpoint, and holds a bounded share of all permits.
+//! where nothing else waits for its endpoint, and only as much as live traffic does not feel ([`Background`]).
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::time::{Duration, Instant};
 
 use eventrail_core::ids::EndpointId;
 
-use crate::breaker::{Breaker, Permission};
-use crate::work::Work;
+use crate::background::Background;
+use crate::breaker::Permission;
+use crate::lane::{HARD_LIMIT, Lane, Limits, PAUSE};
+use crate::work::{Origin, Work};
 
-/// Seconds' worth of work that waits for an endpoint with a rate.
-const RATED_SECONDS: usize = 2;
-/// How long work that finds no room had better stay away.
-const PAUSE: Duration = Duration::from_secs(1);
-/// Of all permits, background work holds at most this part: while live work comes in, and otherwise.
-const SHARE_BESIDE_LIVE: usize = 16;
-const SHARE_ALONE: usize = 2;
-/// Live work is taken to be coming in for so long after the last of it.
-const PROMPT_FOR: Duration = Duration::from_secs(1);
 /// Work that waits for one endpoint before its feed is left unread.
 pub(crate) const SOFT_LIMIT: usize = 256;
-/// Work that waits for one endpoint before more of it is deferred.
-pub(crate) const HARD_LIMIT: usize = 2048;
-
-/// What an endpoint allows, by its owner's word.
-#[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Limits {
-    pub(crate) group_id: i64,
-    pub(crate) max_in_flight: usize,
-    pub(crate) rate_per_second: Option<u32>,
-}
-
-#[derive(Default)]
-struct Lane {
-    limits: Limits,
-    /// What a rate has no room for is sent away until then, one after the other, so that it comes back at
-    /// that rate.
-    paced_until: Option<Instant>,
-    /// Requests that the shared rate allows now; asked for again when they are used up, not before this time.
-    turns: usize,
-    more_turns_at: Option<Instant>,
-    asked_for_turns: bool,
-    waiting: VecDeque<Work>,
-    background: VecDeque<Work>,
-    in_flight: usize,
-    background_in_flight: usize,
-    in_ring: bool,
-    breaker: Breaker,
-    /// The receiver asked to be left alone until then.
-    quiet_until: Option<Instant>,
-}
 
 /// What became of work that was put into a lane.
 pub(crate) enum Put {
@@ -96,11 +59,11 @@ pub(crate) struct Lanes {
     rated: HashSet<EndpointId>,
     /// Lanes with waiting work that may be able to start, each once.
     ring: VecDeque<EndpointId>,
+    /// Lanes with nothing but background work, for which there is no room now.
+    held_back: VecDeque<EndpointId>,
     most: usize,
     in_flight: usize,
-    background_in_flight: usize,
-    /// Until then live work is taken to be under way, and background work holds back.
-    prompt_until: Option<Instant>,
+    background: Background,
     in_flight_of_group: HashMap<i64, usize>,
     waiting: usize,
 }
@@ -112,10 +75,10 @@ impl Lanes {
             lanes: HashMap::new(),
             rated: HashSet::new(),
             ring: VecDeque::new(),
+            held_back: VecDeque::new(),
             most,
             in_flight: 0,
-            background_in_flight: 0,
-            prompt_until: None,
+            background: Background::new(most),
             in_flight_of_group: HashMap::new(),
             waiting: 0,
         }
@@ -125,7 +88,8 @@ impl Lanes {
         self.in_flight
     }
 
-    pub(crate) fn waiting(&self) -> usize {
+    #[cfg(test)]
+    fn waiting(&self) -> usize {
         self.waiting
     }
 
@@ -155,8 +119,8 @@ impl Lanes {
         }
     }
 
-    /// Puts work into its endpoint's lane. Background work is never refused: its feed is read only as there is
-    /// room.
+    /// Puts work into its endpoint's lane. What a feed with a single endpoint brings is never refused: that feed is
+    /// read only as there is room.
     pub(crate) fn put(&mut self, work: Work, limits: &Limits, now: Instant) -> Put {
         let lane = self.lanes.entry(work.endpoint_id).or_default();
         lane.limits = *limits;
@@ -165,7 +129,9 @@ impl Lanes {
         }
         let class = Class::of(&work);
         if class == Class::Prompt {
-            self.prompt_until = Some(now + PROMPT_FOR);
+            self.background.live_came(now);
+        }
+        if !matches!(work.origin, Origin::Single(..)) {
             let back_at = match lane.permission(now) {
                 Permission::NotBefore(at) => Some(at),
                 Permission::Wait => Some(lane.breaker.back_at(now) + PAUSE),
@@ -189,7 +155,14 @@ impl Lanes {
 
     /// The next work that may start, taken out and counted as in flight; `None` if nothing may.
     pub(crate) fn start_next(&mut self, now: Instant) -> Option<Work> {
-        let most_background = self.most_background(now);
+        if !self.held_back.is_empty()
+            && self.background.may_start(now)
+            && let Some(endpoint) = self.held_back.pop_front()
+            && let Some(lane) = self.lanes.get_mut(&endpoint)
+        {
+            lane.is_held_back = false;
+            Self::enter(&mut self.ring, endpoint, lane);
+        }
         for _ in 0..self.ring.len() {
             let free = self.most.saturating_sub(self.in_flight);
             if free == 0 {
@@ -205,17 +178,27 @@ impl Lanes {
                 lane.in_ring = false;
                 continue;
             }
-            let held_back = lane.waiting.is_empty()
-                && (self.background_in_flight >= most_background
-                    || lane.background_in_flight >= (lane.limits.max_in_flight / 2).max(1));
-            if held_back || lane.in_flight >= (free / 4).max(1) || *of_group >= free.max(1) {
+            if lane.waiting.is_empty() {
+                if lane.background_in_flight >= (lane.limits.max_in_flight / 2).max(1) {
+                    lane.in_ring = false;
+                    continue;
+                }
+                if !self.background.may_start(now) {
+                    lane.in_ring = false;
+                    if !std::mem::replace(&mut lane.is_held_back, true) {
+                        self.held_back.push_back(endpoint);
+                    }
+                    continue;
+                }
+            }
+            if lane.in_flight >= (free / 4).max(1) || *of_group >= free.max(1) {
                 self.ring.push_back(endpoint);
                 continue;
             }
             let Some(work) = lane.take() else { continue };
             if work.is_background() {
                 lane.background_in_flight += 1;
-                self.background_in_flight += 1;
+                self.background.started();
             }
             lane.breaker.started();
             lane.turns = lane.turns.saturating_sub(1);
@@ -229,10 +212,9 @@ impl Lanes {
         None
     }
 
-    /// How many attempts of background work may be under way.
-    fn most_background(&self, now: Instant) -> usize {
-        let live = self.prompt_until.is_some_and(|until| until > now);
-        (self.most / if live { SHARE_BESIDE_LIVE } else { SHARE_ALONE }).max(1)
+    /// The first attempt of a live delivery starts, so long after its event was accepted.
+    pub(crate) fn live_started(&mut self, delay: Duration, now: Instant) {
+        self.background.live_started(delay, now);
     }
 
     /// An attempt has ended. Answers the work that the endpoint's breaker, just opened, sends away.
@@ -243,7 +225,7 @@ impl Lanes {
         now: Instant,
     ) -> Vec<(Work, Instant)> {
         if class == Class::Background {
-            self.background_in_flight = self.background_in_flight.saturating_sub(1);
+            self.background.ended();
         }
         let Some(lane) = self.lanes.get_mut(&endpoint) else { return Vec::new() };
         lane.in_flight = lane.in_flight.saturating_sub(1);
@@ -357,48 +339,6 @@ impl Lanes {
     }
 }
 
-impl Lane {
-    /// How much may wait here before more would wait for long.
-    fn most_waiting(&self) -> usize {
-        self.limits.rate_per_second.map_or(HARD_LIMIT, |rate| rate.max(1) as usize * RATED_SECONDS)
-    }
-
-    /// When more work had better come, if so much waits already that the endpoint's rate keeps it here for long.
-    fn paced(&mut self, now: Instant) -> Option<Instant> {
-        let rate = self.limits.rate_per_second?.max(1);
-        if self.waiting.len() < self.most_waiting() {
-            return None;
-        }
-        let at = self.paced_until.unwrap_or(now).max(now + PAUSE);
-        self.paced_until = Some(at + Duration::from_secs(1) / rate);
-        Some(at)
-    }
-
-    fn permission(&self, now: Instant) -> Permission {
-        match (self.breaker.ask(now), self.quiet_until) {
-            (Permission::Yes | Permission::Probe, Some(until)) if until > now => Permission::NotBefore(until),
-            (permission, _) => permission,
-        }
-    }
-
-    fn is_empty(&self) -> bool {
-        self.waiting.is_empty() && self.background.is_empty()
-    }
-
-    fn take(&mut self) -> Option<Work> {
-        self.waiting.pop_front().or_else(|| self.background.pop_front())
-    }
-
-    fn is_idle(&self, now: Instant) -> bool {
-        self.is_empty()
-            && self.in_flight == 0
-            && !self.in_ring
-            && !self.breaker.is_open()
-            && self.breaker.is_clean()
-            && self.quiet_until.is_none_or(|until| until <= now)
-    }
-}
-
 fn send_away(
     queue: &mut VecDeque<Work>,
     back_at: Instant,
@@ -419,7 +359,7 @@ mod tests {
     use eventrail_core::ids::EventId;
 
     use crate::event::Event;
-    use crate::work::{HeldEntry, Origin};
+    use crate::work::HeldEntry;
 
     fn work(endpoint: EndpointId, now: Instant) -> Work {
         let event = LoggedEvent {
@@ -495,13 +435,12 @@ mod tests {
             lanes.put(replayed(now), &limits(1, 1000), now);
         }
         fill(&mut lanes, endpoint, 1, 20, now);
-        let started: Vec<bool> =
-            std::iter::from_fn(|| lanes.start_next(now)).map(|w| w.is_background()).collect();
-        assert_eq!(
-            started,
-            [vec![false; 20], vec![true; 32]].concat(),
-            "a sixteenth of all beside live work"
-        );
+        let started = |lanes: &mut Lanes, now| -> Vec<bool> {
+            std::iter::from_fn(|| lanes.start_next(now)).map(|work| work.is_background()).collect()
+        };
+        assert_eq!(started(&mut lanes, now), [false; 20]);
+        let soon = now + Duration::from_millis(20);
+        assert_eq!(started(&mut lanes, soon), [true; 4], "a few beside live work");
         let later = now + Duration::from_secs(2);
         assert!(lanes.start_next(later).is_some_and(|work| work.is_background()), "more while none comes in");
         lanes.ended((endpoint, Class::Background), Ended::Well, later);

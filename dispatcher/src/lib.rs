@@ -5,12 +5,14 @@
 //! `breaker` (who may take a permit), `prepare` (what is owed), `deliver` (the story of one attempt),
 //! `record` (outcome to PostgreSQL, then Redis is settled), `supervisor` (what runs, and how it stops).
 
+mod background;
 mod breaker;
 mod classify;
 mod deliver;
 mod event;
 mod http_client;
 mod intake;
+mod lane;
 mod lanes;
 mod listening;
 pub mod maintenance;

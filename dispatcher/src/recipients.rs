@@ -15,7 +15,7 @@ use eventrail_core::vault::Vault;
 use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue};
 use sqlx::PgPool;
 
-use crate::lanes::Limits;
+use crate::lane::Limits;
 
 /// An endpoint with all that does not change from one delivery to the next.
 pub(crate) struct Target {

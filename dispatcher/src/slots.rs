@@ -24,6 +24,7 @@ pub(crate) struct FeedSlot {
     rung_at: Instant,
     /// Own pending entries are to be read from here before any new one.
     own_from: Option<String>,
+    own_not_before: Instant,
     not_before: Instant,
 }
 
@@ -39,6 +40,7 @@ impl FeedSlot {
             ready: true,
             rung_at: now,
             own_from: None,
+            own_not_before: now,
             not_before: now,
         }
     }
@@ -50,17 +52,27 @@ impl FeedSlot {
     }
 
     pub(crate) fn wants_reading(&self, now: Instant) -> bool {
-        !self.reading && (self.ready || self.own_from.is_some()) && self.not_before <= now
+        !self.reading && self.not_before <= now && (self.ready || self.wants_own(now))
     }
 
-    pub(crate) fn from(&self) -> From {
-        self.own_from.clone().map_or(From::New, From::Own)
+    fn wants_own(&self, now: Instant) -> bool {
+        self.own_from.is_some() && self.own_not_before <= now
     }
 
-    /// Own pending entries are to be read again, from this time on.
+    pub(crate) fn from(&self, now: Instant) -> From {
+        self.own_from.clone().filter(|_| self.wants_own(now)).map_or(From::New, From::Own)
+    }
+
+    /// Own pending entries are to be read again, from this time on; new ones may be read before.
     pub(crate) fn recover(&mut self, at: Instant) {
         self.own_from = Some("0".into());
-        self.not_before = at;
+        self.own_not_before = at;
+    }
+
+    /// Something did not answer: nothing is read before this time, and then own pending entries first.
+    pub(crate) fn back_off(&mut self, until: Instant) {
+        self.recover(until);
+        self.not_before = until;
     }
 
     /// Notes what a read of up to `count` entries answered; `rung` is the count of hints when it began.

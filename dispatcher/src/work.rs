@@ -84,9 +84,9 @@ impl Work {
         Member { event_id: self.event.id, endpoint_id: self.endpoint_id }
     }
 
-    /// Of a feed with a single endpoint: what is live and what is due comes first.
+    /// Of a feed with a single endpoint, or a replay's retry: what is live, and what is due of it, comes first.
     pub(crate) fn is_background(&self) -> bool {
-        matches!(self.origin, Origin::Single(..))
+        self.replay_id.is_some() || matches!(self.origin, Origin::Single(..))
     }
 
     pub(crate) fn trigger(&self) -> &'static str {

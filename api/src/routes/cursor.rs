@@ -108,7 +108,7 @@ pub(super) async fn set_cursor(
     let group = body.group.unwrap_or_else(GroupName::default_group);
     caller.may_enter(group.as_str())?;
     let cursor = if body.dry_run {
-        cursor::preview(&api.reads, &group, target).await?
+        cursor::preview(&api.reads, &group, target, body.only_missing).await?
     } else {
         let author = caller.author("set_cursor");
         let cursor = cursor::set(&api.pool, &author, &group, target, body.only_missing).await?;

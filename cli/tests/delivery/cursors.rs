@@ -183,6 +183,33 @@ async fn an_endpoint_that_was_away_gets_history_from_the_new_position_once() {
 }
 
 #[tokio::test]
+async fn what_a_parked_endpoint_has_missed_outlives_a_cursor_that_goes_back_or_skips_and_returns() {
+    let rail = Rail::start(&[]).await;
+    rail.api.create_group("orders").await;
+    let away = rail.endpoint("orders", "/away").await;
+    let there = rail.endpoint("orders", "/there").await;
+    disable(&rail, &away).await;
+    let missed = rail.post("a.b", 60).await;
+    rail.arrived("/there", 60).await;
+    until_settled(&rail).await;
+    // Back into the middle of what it has missed: the first half is still owed to it.
+    set_cursor(&rail.api, &json!({ "group": "orders", "start_id": missed[30] })).await;
+    rail.arrived("/there", 90).await;
+    until_settled(&rail).await;
+    // And a skip that is undone.
+    let moved = set_cursor(&rail.api, &json!({ "group": "orders", "start_id": "$" })).await;
+    let undo = json!({ "group": "orders", "start_id": moved["previous"].to_string(), "only_missing": true });
+    set_cursor(&rail.api, &undo).await;
+    let path = format!("/consumer-groups/orders/endpoints/{}/enable", away.id);
+    let _ = rail.api.post(&path, &json!({})).await.expect(200);
+    rail.arrived("/away", 60).await;
+    until_settled(&rail).await;
+    assert_exactly_once(&rail.receiver.requests_to("/away"), &missed, &away);
+    assert_eq!(rail.receiver.count_to("/there"), 90, "{} has had all of it", there.id);
+    rail.end().await;
+}
+
+#[tokio::test]
 async fn a_cursor_moved_over_a_catch_up_ends_it() {
     let rail = Rail::start(&[]).await;
     rail.api.create_group("orders").await;

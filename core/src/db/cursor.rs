@@ -31,7 +31,8 @@ pub enum CursorTarget {
 /// A cursor that was moved, or would be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Moved {
-    /// Everything up to this position was settled before.
+    /// Where to put it, with `only_missing`, to undo this: everything up to here was settled before, for endpoints
+    /// that were parked or caught up too where their backlog was skipped.
     pub previous: i64,
     /// Everything up to this position counts as settled now.
     pub position: i64,
@@ -52,11 +53,29 @@ struct Live {
     id: i64,
     group_id: i64,
     settled_position: i64,
+    /// The least that any endpoint is owed from: some may be parked, or be caught up.
+    owed_from: i64,
     leaves_out: bool,
 }
 
-/// Moves the cursor of a group's live feed. Parked intervals and catch-ups before the new position end there;
-/// retries that are scheduled go on. With `only_missing`, history that was delivered before is left out.
+impl Live {
+    /// Whether a move gives up what lies between.
+    fn skips(&self, position: i64, only_missing: bool) -> bool {
+        position >= self.settled_position && !only_missing
+    }
+
+    fn moved(&self, position: i64, only_missing: bool, events: i64) -> Moved {
+        let skips = self.skips(position, only_missing);
+        Moved { previous: if skips { self.owed_from } else { self.settled_position }, position, events }
+    }
+}
+
+/// Events are counted up to here; beyond it nobody needs the exact figure.
+pub const COUNTED_TO: i64 = 10_000_000;
+
+/// Moves the cursor of a group's live feed. Retries that are scheduled go on. Going back loses nothing of what is
+/// parked or being caught up; skipping gives it up, up to the new position. With `only_missing`, history that was
+/// delivered before is left out.
 ///
 /// # Errors
 /// PostgreSQL is away.
@@ -68,7 +87,7 @@ pub async fn set(
     only_missing: bool,
 ) -> sqlx::Result<Cursor> {
     // Counted before the lock is taken, for producers wait while it is held.
-    let events = match preview(pool, group, target).await? {
+    let events = match preview(pool, group, target, only_missing).await? {
         Cursor::Moved(moved) => moved.events,
         refused => return Ok(refused),
     };
@@ -79,31 +98,14 @@ pub async fn set(
         return Ok(Cursor::NoSuchEvent);
     };
     let position = position.min(here);
-    let back = position < live.settled_position;
-    if back {
-        uncover_history(&mut transaction, live, position).await?;
+    let resend = (!only_missing).then(ReplayId::generate);
+    if position < live.settled_position {
+        uncover_history(&mut transaction, live, position, (here, resend, only_missing)).await?;
     } else {
-        skip_backlog(&mut transaction, live, position).await?;
+        skip(&mut transaction, live, position, only_missing).await?;
     }
-    sqlx::query(
-        "update feed set epoch = epoch + 1, from_position = $2, settled_position = $2, scanned_position = 0,
-                ask = case when $3 then $4 else ask end,
-                as_of_position = case when $3 then $4 else as_of_position end,
-                resend_id = case when $3 then $5 else resend_id end,
-                only_missing = $6
-         where id = $1",
-    )
-    .bind(live.id)
-    .bind(position)
-    .bind(back)
-    .bind(here)
-    .bind((!only_missing).then(ReplayId::generate))
-    // On its way through history a feed that skips a part of it stays what it is, but for more to leave out.
-    .bind(only_missing || !back && live.leaves_out)
-    .execute(&mut *transaction)
-    .await?;
     topology::raise_version(&mut transaction).await?;
-    let moved = Moved { previous: live.settled_position, position, events };
+    let moved = live.moved(position, only_missing, events);
     let detail = json!({ "previous": moved.previous, "position": position, "only_missing": only_missing });
     audit::write(&mut *transaction, author, group.as_ref(), detail).await?;
     transaction.commit().await?;
@@ -114,7 +116,12 @@ pub async fn set(
 ///
 /// # Errors
 /// PostgreSQL is away.
-pub async fn preview(pool: &PgPool, group: &GroupName, target: CursorTarget) -> sqlx::Result<Cursor> {
+pub async fn preview(
+    pool: &PgPool,
+    group: &GroupName,
+    target: CursorTarget,
+    only_missing: bool,
+) -> sqlx::Result<Cursor> {
     let mut connection = pool.acquire().await?;
     let Some(live) = live(&mut connection, group).await? else { return Ok(Cursor::NoSuchGroup) };
     // Positions are drawn for other things than events too: the log may end above its last event.
@@ -126,17 +133,25 @@ pub async fn preview(pool: &PgPool, group: &GroupName, target: CursorTarget) -> 
         return Ok(Cursor::NoSuchEvent);
     };
     let position = position.min(head);
-    let events: i64 = sqlx::query_scalar("select count(*) from event where position > $1 and position <= $2")
-        .bind(position.min(live.settled_position))
-        .bind(if position < live.settled_position { head } else { position })
-        .fetch_one(&mut *connection)
-        .await?;
-    Ok(Cursor::Moved(Moved { previous: live.settled_position, position, events }))
+    let events: i64 = sqlx::query_scalar(
+        "select count(*) from (select from event where position > $1 and position <= $2 limit $3) counted",
+    )
+    .bind(position.min(live.settled_position))
+    .bind(if position < live.settled_position { head } else { position })
+    .bind(COUNTED_TO)
+    .fetch_one(&mut *connection)
+    .await?;
+    Ok(Cursor::Moved(live.moved(position, only_missing, events)))
 }
 
 async fn live(connection: &mut PgConnection, group: &GroupName) -> sqlx::Result<Option<Live>> {
     sqlx::query_as(
         "select f.id, f.group_id, f.settled_position,
+                least(f.settled_position,
+                      (select min(c.settled_position) from feed c
+                       where c.group_id = f.group_id and c.kind = 'catch_up' and c.status = 'active'),
+                      (select min(p.from_position) from parked p join endpoint e on e.id = p.endpoint_id
+                       where e.group_id = f.group_id and p.to_position is null)) as owed_from,
                 f.only_missing and f.settled_position < f.as_of_position is true as leaves_out
          from feed f join consumer_group g on g.id = f.group_id
          where g.name = $1 and g.deleted_at is null and f.kind = 'live' and f.status = 'active'",
@@ -170,107 +185,146 @@ async fn resolve(connection: &mut PgConnection, target: CursorTarget, end: i64) 
     }
 }
 
-/// Going back: the live feed itself brings history, to endpoints that had it by a catch-up or skipped it too.
-/// What is parked now stays parked, from the new position on.
-async fn uncover_history(change: &mut PgConnection, live: Live, position: i64) -> sqlx::Result<()> {
-    end_catch_ups(change, live, i64::MAX).await?;
+/// Going back: the live feed brings history under a new ask; so do the catch-ups that reach beyond the new
+/// position, of their intervals. What a catch-up has brought, or somebody has skipped, the live feed brings. What
+/// is parked stays parked, from the new position on, or from earlier if it was.
+async fn uncover_history(
+    change: &mut PgConnection,
+    live: Live,
+    position: i64,
+    (here, resend, only_missing): (i64, Option<ReplayId>, bool),
+) -> sqlx::Result<()> {
     sqlx::query(
-        "delete from parked p using endpoint e
-         where e.id = p.endpoint_id and e.group_id = $1 and p.to_position is not null and p.from_position >= $2",
+        "with going as materialized (
+             select id from feed
+             where group_id = $1 and status = 'active'
+               and (id = $2 or kind = 'catch_up' and to_position > $3)
+             order by id for update
+         )
+         update feed f set epoch = f.epoch + 1, ask = $4, as_of_position = $4, resend_id = $5, only_missing = $6,
+                from_position = case when f.id = $2 then $3 else f.from_position end,
+                settled_position = case when f.id = $2 then $3
+                                        else least(f.settled_position, greatest(f.from_position, $3)) end
+         from going g where f.id = g.id",
     )
     .bind(live.group_id)
+    .bind(live.id)
     .bind(position)
+    .bind(here)
+    .bind(resend)
+    .bind(only_missing)
     .execute(&mut *change)
     .await?;
-    // What a catch-up had still to bring from before the new position is given up.
-    sqlx::query(
-        "update parked p set to_position = $2, skipped = true from endpoint e
-         where e.id = p.endpoint_id and e.group_id = $1 and p.to_position > $2",
-    )
-    .bind(live.group_id)
-    .bind(position)
-    .execute(&mut *change)
-    .await?;
-    move_open(change, live, position, true).await
+    let ended = "with ended as materialized (
+             select p.id, p.from_position from parked p join endpoint e on e.id = p.endpoint_id
+             where e.group_id = $1 and p.to_position > $2
+               and not exists (select from feed f where f.endpoint_id = p.endpoint_id and f.kind = 'catch_up'
+                               and f.status = 'active' and f.from_position = p.from_position
+                               and f.to_position = p.to_position)
+         ), covered as (
+             delete from parked p using ended x where p.id = x.id and x.from_position >= $2
+         ), cut as (
+             update parked p set to_position = $2 from ended x where p.id = x.id and x.from_position < $2
+         )
+         update parked p set from_position = $2 from endpoint e
+         where e.id = p.endpoint_id and e.group_id = $1 and p.to_position is null and p.from_position > $2";
+    sqlx::query(ended).bind(live.group_id).bind(position).execute(change).await.map(drop)
 }
 
-/// Going forward: what lies before the new position is given up, for those that are parked too.
-async fn skip_backlog(change: &mut PgConnection, live: Live, position: i64) -> sqlx::Result<()> {
-    end_catch_ups(change, live, position).await?;
-    // Catch-ups that reach beyond the new position go on from there.
+/// Going forward. Unless only what is missing is wanted, what lies before the new position is given up, for those
+/// that are parked or being caught up too.
+async fn skip(change: &mut PgConnection, live: Live, position: i64, only_missing: bool) -> sqlx::Result<()> {
+    sqlx::query(
+        "update feed set epoch = epoch + 1, from_position = $2, settled_position = $2, only_missing = $3
+         where id = $1",
+    )
+    .bind(live.id)
+    .bind(position)
+    // On its way through history a feed that skips a part of it stays what it is, but for more to leave out.
+    .bind(only_missing || live.leaves_out)
+    .execute(&mut *change)
+    .await?;
+    if only_missing {
+        // The undo of going back: what was rewound with it goes on, without what was delivered.
+        sqlx::query(
+            "with rewound as materialized (
+                 select id from feed where group_id = $1 and kind = 'catch_up' and status = 'active'
+                 order by id for update
+             )
+             update feed f set only_missing = true, epoch = f.epoch + 1 from rewound r where f.id = r.id",
+        )
+        .bind(live.group_id)
+        .execute(&mut *change)
+        .await?;
+    } else {
+        give_up_catch_ups(change, live, position).await?;
+    }
+    give_up(change, live, position, only_missing).await
+}
+
+/// Catch-ups that end before the new position end at once; those that reach beyond it go on from there.
+async fn give_up_catch_ups(change: &mut PgConnection, live: Live, position: i64) -> sqlx::Result<()> {
     sqlx::query(
         "with cut as materialized (
              select id, endpoint_id, from_position, to_position from feed
-             where group_id = $1 and kind = 'catch_up' and status = 'active'
-               and from_position < $2 and to_position > $2
+             where group_id = $1 and kind = 'catch_up' and status = 'active' and from_position < $2
+             order by id for update
+         ), ended as (
+             update feed f set status = 'closed', finished_at = now()
+             from cut c where f.id = c.id and c.to_position <= $2
          ), moved as (
              update feed f set from_position = $2, settled_position = greatest(f.settled_position, $2),
                     epoch = f.epoch + 1
-             from cut c where f.id = c.id
+             from cut c where f.id = c.id and c.to_position > $2
          ), given_up as (
              insert into parked (feed_id, endpoint_id, from_position, to_position, reason, closed_at, skipped)
-             select $3, endpoint_id, from_position, $2, 'cursor', now(), true from cut
+             select $3, endpoint_id, from_position, least(to_position, $2), 'cursor', now(), true from cut
          )
-         update parked p set from_position = $2 from cut c
+         update parked p set from_position = least($2, c.to_position) from cut c
          where p.endpoint_id = c.endpoint_id and p.from_position = c.from_position
            and p.to_position = c.to_position",
     )
     .bind(live.group_id)
     .bind(position)
     .bind(live.id)
-    .execute(&mut *change)
-    .await?;
-    sqlx::query(
-        "insert into parked (feed_id, endpoint_id, from_position, to_position, reason, closed_at, skipped)
-         select $3, e.id, least($4, (select min(p.from_position) from parked p
-                                     where p.endpoint_id = e.id and p.to_position is null)),
-                $2, 'cursor', now(), true
-         from endpoint e
-         where e.group_id = $1 and e.status <> 'deleted' and $4 < $2",
-    )
-    .bind(live.group_id)
-    .bind(position)
-    .bind(live.id)
-    .bind(live.settled_position)
-    .execute(&mut *change)
-    .await?;
-    move_open(change, live, position, false).await
-}
-
-/// Ends the group's catch-ups that end at or before `up_to`, and gives up what they had still to bring.
-async fn end_catch_ups(change: &mut PgConnection, live: Live, up_to: i64) -> sqlx::Result<()> {
-    sqlx::query(
-        "with ended as (
-             update feed set status = 'closed', finished_at = now()
-             where group_id = $1 and kind = 'catch_up' and status = 'active' and to_position <= $2
-             returning endpoint_id, from_position, to_position
-         )
-         update parked p set skipped = true from ended c
-         where p.endpoint_id = c.endpoint_id and p.from_position = c.from_position
-           and p.to_position = c.to_position",
-    )
-    .bind(live.group_id)
-    .bind(up_to)
     .execute(change)
     .await
     .map(drop)
 }
 
-/// Open intervals begin at the new position: later than now, or also earlier.
-async fn move_open(
+/// Notes for each endpoint that what lies before the new position is skipped. With `only_missing`, those that are
+/// parked or being caught up get it all the same.
+async fn give_up(
     change: &mut PgConnection,
     live: Live,
     position: i64,
-    also_earlier: bool,
+    only_missing: bool,
 ) -> sqlx::Result<()> {
     sqlx::query(
-        "update parked p set from_position = $2 from endpoint e
-         where e.id = p.endpoint_id and e.group_id = $1 and p.to_position is null
-           and (p.from_position < $2 or $3)",
+        "insert into parked (feed_id, endpoint_id, from_position, to_position, reason, closed_at, skipped)
+         select $3, e.id, least($4, open.from_position), $2, 'cursor', now(), true
+         from endpoint e
+         left join parked open on open.endpoint_id = e.id and open.to_position is null
+         where e.group_id = $1 and e.status <> 'deleted' and $4 < $2
+           and (not $5 or open.id is null and not exists (
+                select from feed f where f.endpoint_id = e.id and f.kind = 'catch_up' and f.status = 'active'))",
     )
     .bind(live.group_id)
     .bind(position)
-    .bind(also_earlier)
+    .bind(live.id)
+    .bind(live.settled_position)
+    .bind(only_missing)
+    .execute(&mut *change)
+    .await?;
+    if only_missing {
+        return Ok(());
+    }
+    sqlx::query(
+        "update parked p set from_position = $2 from endpoint e
+         where e.id = p.endpoint_id and e.group_id = $1 and p.to_position is null and p.from_position < $2",
+    )
+    .bind(live.group_id)
+    .bind(position)
     .execute(change)
     .await
     .map(drop)

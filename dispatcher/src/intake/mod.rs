@@ -23,12 +23,15 @@ use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use crate::deliver::Outcome;
-use crate::lanes::{HARD_LIMIT, Lanes};
+use crate::lane::HARD_LIMIT;
+use crate::lanes::Lanes;
 use crate::prepare::{self, Claimed, Context};
 use crate::record::{Item, Settled};
 use crate::slots::{FeedSlot, RetrySlot};
 use crate::work::{Origin, Work};
+use held::Held;
 
+mod held;
 mod placing;
 mod retries;
 mod streams;
@@ -76,7 +79,7 @@ pub(crate) struct Intake {
     feeds: HashMap<Arc<str>, FeedSlot>,
     retries: HashMap<i64, RetrySlot>,
     /// Deliveries in hand: from being taken until their outcome is settled.
-    held: HashSet<Member>,
+    held: Held,
     /// Those of them that are leased from a retry ZSET.
     leased: HashMap<Member, Leased>,
     next_renewal: Instant,
@@ -101,7 +104,7 @@ impl Intake {
             lanes: Lanes::new(max_in_flight),
             feeds: HashMap::new(),
             retries: HashMap::new(),
-            held: HashSet::new(),
+            held: Held::default(),
             leased: HashMap::new(),
             next_renewal: Instant::now(),
             entries: HashSet::new(),
@@ -205,7 +208,7 @@ impl Intake {
         match news {
             Settled::Released { members, entries } => {
                 for member in members {
-                    self.held.remove(&member);
+                    self.held.release(&member);
                     self.leased.remove(&member);
                 }
                 for entry in entries {

@@ -23,7 +23,7 @@ const PAUSE: Duration = Duration::from_secs(1);
 impl Intake {
     /// Puts work into its endpoint's lane, or aside.
     pub(super) fn place(&mut self, work: Work, now: Instant) {
-        if !self.held.insert(work.member()) {
+        if !self.held.take(work.member(), Class::of(&work)) {
             return self.leave_entry(work.origin, None, PAUSE);
         }
         if matches!(work.origin, Origin::Retry) {
@@ -83,10 +83,14 @@ impl Intake {
             let Some(target) = target.filter(usable) else {
                 // Something has changed since it was put into its lane: place it anew.
                 self.lanes.ended((work.endpoint_id, Class::of(&work)), Ended::Untried, now);
-                self.held.remove(&work.member());
+                self.held.release(&work.member());
                 self.place(work, now);
                 continue;
             };
+            if matches!(work.origin, Origin::Live(_)) {
+                let delay = (Utc::now() - work.event.created_at).to_std().unwrap_or_default();
+                self.lanes.live_started(delay, now);
+            }
             let context = Arc::clone(&self.context);
             self.tasks.spawn(async move {
                 Done::Attempted(Box::new(deliver::deliver(&context.courier, &target, work).await))

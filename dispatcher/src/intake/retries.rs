@@ -44,7 +44,7 @@ impl Intake {
     }
 
     pub(super) fn claim(&mut self, group_id: i64, now: Instant) {
-        let most = self.most_held.saturating_sub(self.held.len() + self.lanes.waiting()).min(READ_COUNT);
+        let most = self.most_held.saturating_sub(self.held.prompt()).min(READ_COUNT);
         let Some(slot) = self.retries.get_mut(&group_id).filter(|slot| slot.is_due(now)) else { return };
         if most == 0 {
             return;

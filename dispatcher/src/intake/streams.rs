@@ -21,6 +21,8 @@ const OWN_COUNT: usize = 1024;
 /// Entries of a consumer that no longer announces itself are taken over once they were idle this long.
 const SETTLE_IN: Duration = Duration::from_secs(1);
 const TAKE_OVER_EVERY: Duration = Duration::from_secs(2);
+/// Of all that may be in hand, feeds with a single endpoint have this part, besides what the others may have.
+const BACKGROUND_PART: usize = 4;
 const RECOVER_EVERY: Duration = Duration::from_secs(15);
 
 impl Intake {
@@ -41,7 +43,7 @@ impl Intake {
             }
             Err(error) => {
                 tracing::debug!(%stream, %error, "stream not read");
-                slot.recover(Instant::now() + BACKOFF);
+                slot.back_off(Instant::now() + BACKOFF);
             }
         }
     }
@@ -93,7 +95,7 @@ impl Intake {
             Err(error) => {
                 tracing::warn!(%stream, error = format!("{error:#}"), "entries not prepared; they are read again");
                 if let Some(slot) = self.feeds.get_mut(stream) {
-                    slot.recover(now + BACKOFF);
+                    slot.back_off(now + BACKOFF);
                 }
             }
         }
@@ -121,17 +123,19 @@ impl Intake {
         if self.context.recipients.is_paused(slot.feed.group_id) {
             return;
         }
-        let count = match slot.from() {
-            From::New => self.quota(slot, now),
+        let count = match (slot.from(now), self.quota(slot, now)) {
+            (From::New, quota) => quota,
+            // Where there is only one endpoint and it can't be tried, it would only be in the way.
+            (From::Own(_), 0) if slot.feed.endpoint_id.is_some() => 0,
             // Most of what is pending here is in hand, and takes no room.
-            From::Own(_) => OWN_COUNT,
+            (From::Own(_), _) => OWN_COUNT,
         };
         if count == 0 {
             return;
         }
         let Some(slot) = self.feeds.get_mut(stream) else { return };
         slot.reading = true;
-        let (from, rung) = (slot.from(), slot.rung);
+        let (from, rung) = (slot.from(now), slot.rung);
         let (context, stream) = (Arc::clone(&self.context), Arc::clone(stream));
         self.tasks.spawn(async move {
             let mut redis = context.redis.connection();
@@ -159,7 +163,10 @@ impl Intake {
             }
         };
         let width = self.context.recipients.active_in_group(slot.feed.group_id).max(1);
-        let memory = self.most_held.saturating_sub(self.held.len()) / width;
+        let memory = match slot.feed.endpoint_id {
+            Some(_) => (self.most_held / BACKGROUND_PART).saturating_sub(self.held.background()),
+            None => self.most_held.saturating_sub(self.held.prompt()) / width,
+        };
         room.saturating_sub(slot.preparing).min(READ_COUNT).min(memory)
     }
 
