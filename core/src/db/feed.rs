@@ -92,27 +92,38 @@ pub async fn begin_epoch(pool: &PgPool, feed_id: i64, old_epoch: i64) -> sqlx::R
     Ok(epoch)
 }
 
-/// Ends a feed that has delivered all up to its end, and the replay of which it was the last.
+/// Ends feeds, given with their epochs, that have delivered all up to their end, and the replays of which they
+/// were the last.
 ///
 /// # Errors
 /// PostgreSQL is away.
-pub async fn finish(pool: &PgPool, feed_id: i64, epoch: i64) -> sqlx::Result<()> {
+pub async fn finish(pool: &PgPool, complete: &[(i64, i64)]) -> sqlx::Result<()> {
+    if complete.is_empty() {
+        return Ok(());
+    }
+    let (ids, epochs): (Vec<i64>, Vec<i64>) = complete.iter().copied().unzip();
     let mut transaction = change::begin(pool).await?;
     sqlx::query(
-        "update feed set status = 'done', finished_at = now(), settled_position = to_position,
-                scanned_position = to_position
-         where id = $1 and epoch = $2 and status = 'active' and to_position is not null",
+        "with complete as materialized (
+             select f.id from feed f
+             join unnest($1::bigint[], $2::bigint[]) as c (id, epoch) on c.id = f.id and c.epoch = f.epoch
+             where f.status = 'active' and f.to_position is not null
+             order by f.id for update of f
+         )
+         update feed f set status = 'done', finished_at = now(), settled_position = f.to_position,
+                scanned_position = f.to_position
+         from complete c where f.id = c.id",
     )
-    .bind(feed_id)
-    .bind(epoch)
+    .bind(&ids)
+    .bind(epochs)
     .execute(&mut *transaction)
     .await?;
     sqlx::query(
-        "update replay r set finished_at = now() from feed f
-         where f.id = $1 and r.id = f.replay_id and r.finished_at is null
+        "update replay r set finished_at = now()
+         where r.id in (select replay_id from feed where id = any($1)) and r.finished_at is null
            and not exists (select from feed other where other.replay_id = r.id and other.status = 'active')",
     )
-    .bind(feed_id)
+    .bind(&ids)
     .execute(&mut *transaction)
     .await?;
     topology::raise_version(&mut transaction).await?;

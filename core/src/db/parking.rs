@@ -36,31 +36,40 @@ pub async fn to_park(executor: impl PgExecutor<'_>) -> sqlx::Result<Vec<Overwhel
     .await
 }
 
-/// Leaves an endpoint out of its group's live feed after `from`, which must be a position up to which the
-/// relay that asks has appended. Harmless if another relay has gone further: what is in the stream and in
-/// the interval too is recognised by its outcome.
+/// An endpoint that is to be left out of its group's live feed after `from`, which must be a position up to which
+/// the relay that asks has appended.
+#[derive(Debug, Clone, Copy)]
+pub struct Parking {
+    pub feed_id: i64,
+    pub epoch: i64,
+    pub from: i64,
+    pub endpoint: Overwhelmed,
+}
+
+/// Leaves endpoints out of their groups' live feeds. Harmless if another relay has gone further: what is in the
+/// stream and in the interval too is recognised by its outcome.
 ///
 /// # Errors
 /// PostgreSQL is away.
-pub async fn park(
-    pool: &PgPool,
-    feed_id: i64,
-    epoch: i64,
-    from: i64,
-    endpoint: &Overwhelmed,
-) -> sqlx::Result<()> {
+pub async fn park(pool: &PgPool, parkings: &[Parking]) -> sqlx::Result<()> {
+    if parkings.is_empty() {
+        return Ok(());
+    }
     let mut transaction = change::begin(pool).await?;
     sqlx::query(
         "insert into parked (feed_id, endpoint_id, from_position, reason)
-         select f.id, e.id, $3, $5 from feed f, endpoint e
-         where f.id = $1 and f.epoch = $2 and f.status = 'active' and e.id = $4 and e.status <> 'deleted'
+         select f.id, e.id, p.position, case when p.disabled then 'disabled' else 'deferred' end
+         from unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::uuid[], $5::bool[])
+              as p (feed_id, epoch, position, endpoint_id, disabled)
+         join feed f on f.id = p.feed_id and f.epoch = p.epoch and f.status = 'active'
+         join endpoint e on e.id = p.endpoint_id and e.status <> 'deleted'
          on conflict (endpoint_id) where to_position is null do nothing",
     )
-    .bind(feed_id)
-    .bind(epoch)
-    .bind(from)
-    .bind(endpoint.endpoint_id)
-    .bind(if endpoint.disabled { "disabled" } else { "deferred" })
+    .bind(parkings.iter().map(|one| one.feed_id).collect::<Vec<_>>())
+    .bind(parkings.iter().map(|one| one.epoch).collect::<Vec<_>>())
+    .bind(parkings.iter().map(|one| one.from).collect::<Vec<_>>())
+    .bind(parkings.iter().map(|one| one.endpoint.endpoint_id).collect::<Vec<_>>())
+    .bind(parkings.iter().map(|one| one.endpoint.disabled).collect::<Vec<_>>())
     .execute(&mut *transaction)
     .await?;
     topology::raise_version(&mut transaction).await?;

@@ -91,8 +91,12 @@ pub async fn inspect(redis: &mut ConnectionManager, stream: &str) -> RedisResult
 /// # Errors
 /// Redis is away.
 pub async fn delete(redis: &mut ConnectionManager, streams: &[String]) -> RedisResult<()> {
-    for stream in streams {
-        redis::cmd("UNLINK").arg(stream).arg(Keys::tail(stream)).exec_async(redis).await?;
+    for some in streams.chunks(500) {
+        let mut pipeline = redis::pipe();
+        for stream in some {
+            pipeline.cmd("UNLINK").arg(stream).arg(Keys::tail(stream)).ignore();
+        }
+        pipeline.exec_async(redis).await?;
     }
     Ok(())
 }

@@ -3,7 +3,8 @@
 
 use std::time::{Duration, Instant};
 
-use eventrail_core::db::{delivery, feed, parking, replay, topology};
+use eventrail_core::db::parking::{self, Parking};
+use eventrail_core::db::{delivery, feed, replay, topology};
 use eventrail_core::feed::FeedKind;
 use eventrail_core::metrics as names;
 use eventrail_core::rail::keys::Keys;
@@ -15,6 +16,9 @@ use super::feeds::{FeedState, Seen, stream_of};
 
 /// How often the cursors of feeds without entries are written.
 const IDLE_SETTLE_EVERY: Duration = Duration::from_secs(15);
+
+/// Feeds that are ended, and endpoints that are parked, in one pass: producers wait meanwhile.
+const CHANGES_AT_ONCE: usize = 500;
 
 /// Streams of so many epochs before a new one are deleted.
 const EPOCHS_BACK: i64 = 8;
@@ -88,10 +92,14 @@ impl Relay {
                 state.shown = state.shown.max(seen.scanned_position);
             }
         }
-        for (id, epoch, stream) in complete {
-            // The stream first: a feed without one is rebuilt, a stream without a feed would stay for ever.
-            stream::delete(&mut self.redis, &[stream]).await?;
-            feed::finish(&self.pool, id, epoch).await?;
+        // The rest stays complete until the next pass. The streams first: a feed without one is rebuilt, a stream
+        // without a feed would stay for ever.
+        complete.truncate(CHANGES_AT_ONCE);
+        let streams: Vec<String> = complete.iter().map(|(_, _, stream)| stream.clone()).collect();
+        stream::delete(&mut self.redis, &streams).await?;
+        let ended: Vec<(i64, i64)> = complete.iter().map(|(id, epoch, _)| (*id, *epoch)).collect();
+        feed::finish(&self.pool, &ended).await?;
+        for (id, ..) in &complete {
             tracing::info!(feed.id = id, "feed delivered all of its interval");
         }
         for hint in &hints {
@@ -104,14 +112,24 @@ impl Relay {
     /// Parks endpoints past the deferral bound and disabled ones, from where their live feed was read to;
     /// brings back those that have recovered. Only the relay does this, between two of its reads.
     async fn park(&mut self) -> anyhow::Result<()> {
+        let mut parkings = Vec::new();
         for endpoint in parking::to_park(&self.pool).await? {
+            if parkings.len() == CHANGES_AT_ONCE {
+                break;
+            }
             let live =
                 self.feeds.values().find(|state| state.is_live() && state.feed.group_id == endpoint.group_id);
             let Some(state) = live.filter(|state| state.known) else { continue };
             tracing::warn!(endpoint.id = %endpoint.endpoint_id, feed.group = %state.feed.group,
                 endpoint.disabled, from = state.scanned, "endpoint parked: its backlog stays in the log");
-            parking::park(&self.pool, state.feed.id, state.feed.epoch, state.scanned, &endpoint).await?;
+            parkings.push(Parking {
+                feed_id: state.feed.id,
+                epoch: state.feed.epoch,
+                from: state.scanned,
+                endpoint,
+            });
         }
+        parking::park(&self.pool, &parkings).await?;
         let brought_back = parking::unpark(&self.pool).await?;
         if brought_back > 0 {
             tracing::info!(
