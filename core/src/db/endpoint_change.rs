@@ -235,9 +235,12 @@ async fn make_due(pool: &PgPool, id: EndpointId) -> sqlx::Result<()> {
 /// Under the log lock: what is parked or being caught up stays undelivered.
 async fn skip_intervals(change: &mut PgConnection, id: EndpointId) -> sqlx::Result<()> {
     sqlx::query(
-        "with closed as (
+        "with active as materialized (
+             select id from feed where endpoint_id = $1 and kind = 'catch_up' and status = 'active'
+             order by id for update
+         ), closed as (
              update feed f set status = 'closed', finished_at = now()
-             where f.endpoint_id = $1 and f.kind = 'catch_up' and f.status = 'active'
+             from active a where f.id = a.id
              returning f.from_position, f.to_position
          ), given_up as (
              update parked p set skipped = true from closed c

@@ -228,9 +228,10 @@ async fn close(change: &mut PgConnection, group_id: i64) -> sqlx::Result<()> {
          ), unparked as (
              update parked p set to_position = n.here, closed_at = now()
              from now_at n, gone g where p.endpoint_id = g.id and p.to_position is null
+         ), active as materialized (
+             select id from feed where group_id = $1 and status = 'active' order by id for update
          ), feeds as (
-             update feed set status = 'closed', finished_at = now()
-             where group_id = $1 and status = 'active'
+             update feed f set status = 'closed', finished_at = now() from active a where f.id = a.id
          )
          update consumer_group set deleted_at = now() from now_at where id = $1",
     )

@@ -144,9 +144,11 @@ pub async fn cancel(pool: &PgPool, author: &Author, id: ReplayId) -> sqlx::Resul
     .await?;
     let mut transaction = change::begin(pool).await?;
     let cancelled = sqlx::query(
-        "with closed as (
-             update feed set status = 'closed', finished_at = now()
-             where replay_id = $1 and status = 'active' returning id
+        "with active as materialized (
+             select id from feed where replay_id = $1 and status = 'active' order by id for update
+         ), closed as (
+             update feed f set status = 'closed', finished_at = now()
+             from active a where f.id = a.id returning f.id
          )
          update replay set cancelled_at = now(), finished_at = coalesce(finished_at, now())
          where id = $1 and cancelled_at is null
@@ -197,16 +199,24 @@ async fn end_waiting(pool: &PgPool, id: ReplayId) -> sqlx::Result<()> {
 /// # Errors
 /// PostgreSQL is away.
 pub async fn end_cancelled(pool: &PgPool) -> sqlx::Result<u64> {
+    let lately: Vec<ReplayId> =
+        sqlx::query_scalar("select id from replay where cancelled_at > now() - interval '10 minutes'")
+            .fetch_all(pool)
+            .await?;
+    if lately.is_empty() {
+        return Ok(0);
+    }
     let ended = sqlx::query(
         "with waiting as (
-             select d.event_id, d.endpoint_id from replay r join delivery d on d.replay_id = r.id
-             where r.cancelled_at > now() - interval '10 minutes' and d.status in ('pending', 'retrying')
-             order by d.event_id, d.endpoint_id limit $1 for update of d
+             select d.event_id, d.endpoint_id from delivery d
+             where d.replay_id = any($1) and d.status in ('pending', 'retrying')
+             order by d.event_id, d.endpoint_id limit $2 for update
          )
          update delivery d set status = 'dead', next_attempt_at = null, last_error = 'cancelled',
                 updated_at = now()
          from waiting w where d.event_id = w.event_id and d.endpoint_id = w.endpoint_id",
     )
+    .bind(lately)
     .bind(ROWS_AT_ONCE)
     .execute(pool)
     .await?;

@@ -283,9 +283,14 @@ pub async fn expire_day(pool: &PgPool, day: NaiveDate, expired: &[Expired]) -> s
          ), cut as (
              update parked p set from_position = l.position from last l
              where p.to_position is null and p.from_position < l.position
+         ), behind as materialized (
+             select f.id from feed f, last l
+             where f.status = 'active' and f.settled_position < least(l.position, f.to_position)
+             order by f.id for update of f
          )
          update feed f set settled_position = least(l.position, f.to_position)
-         from last l where f.status = 'active' and f.settled_position < least(l.position, f.to_position)",
+         from last l, behind b
+         where f.id = b.id and f.settled_position < least(l.position, f.to_position)",
     )
     .bind(day)
     .execute(&mut *change)
