@@ -25,6 +25,7 @@ pub enum Kind {
     DefaultGroup,
     TooManyEndpoints,
     TooManySecrets,
+    TooManyReplays,
     NotTried,
     EndpointDeleted,
     BodyTooLarge,
@@ -56,6 +57,7 @@ impl Kind {
         Self::DefaultGroup,
         Self::TooManyEndpoints,
         Self::TooManySecrets,
+        Self::TooManyReplays,
         Self::NotTried,
         Self::EndpointDeleted,
         Self::BodyTooLarge,
@@ -97,6 +99,9 @@ impl Kind {
                 StatusCode::CONFLICT,
                 "The endpoint signs with as many secrets as it may",
             ),
+            Self::TooManyReplays => {
+                ("too-many-replays", StatusCode::CONFLICT, "As many replays are running as may")
+            }
             Self::NotTried => ("not-tried", StatusCode::CONFLICT, "The delivery is still to be tried"),
             Self::EndpointDeleted => {
                 ("endpoint-deleted", StatusCode::CONFLICT, "The endpoint has been deleted")

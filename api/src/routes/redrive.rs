@@ -68,6 +68,7 @@ struct RedrivePreview {
         (status = 202, description = "It begins", body = ReplayView, headers(("location" = String, description = "Its path"))),
         (status = 200, description = "What it would bring (`dry_run`)", body = RedrivePreview),
         (status = 404, description = "not-found"),
+        (status = 409, description = "too-many-replays"),
     )
 )]
 pub(super) async fn redrive_dead_letters(

@@ -4,7 +4,7 @@ use axum::extract::{Path, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use chrono::DateTime;
-use eventrail_core::db::replay::{self, Replay, ReplayFilter, Status};
+use eventrail_core::db::replay::{self, MOST_FEEDS, MOST_RUNNING, Replay, ReplayFilter, Status};
 use eventrail_core::db::replay_create::{self, Created, MOST_ENDPOINTS};
 use eventrail_core::db::replay_progress;
 use eventrail_core::db::replay_window::{self, Draft};
@@ -26,7 +26,7 @@ use crate::caller::{Caller, Insider};
 use crate::extract::{NoQuery, PageQuery, Query, Time, no_such_group, no_such_replay, replay_id};
 use crate::openapi::params::ReplayPath;
 use crate::openapi::schema;
-use crate::problem::{FieldError, Problem};
+use crate::problem::{FieldError, Kind, Problem};
 
 /// What a preview shows.
 pub(super) const SAMPLE: i64 = 10;
@@ -119,6 +119,7 @@ pub(super) fn wrong_rate(rate: Option<i32>) -> Option<FieldError> {
         (status = 202, description = "It begins", body = ReplayView, headers(("location" = String, description = "Its path"))),
         (status = 200, description = "What it would bring (`dry_run`)", body = ReplayPreview),
         (status = 404, description = "not-found"),
+        (status = 409, description = "too-many-replays"),
     )
 )]
 pub(super) async fn create_replay(
@@ -155,6 +156,13 @@ pub(super) async fn answer(api: &Api, created: Created) -> Result<Response, Prob
                 "would concern {endpoints} endpoints, and may at most {MOST_ENDPOINTS}: name a group"
             );
             return Err(Problem::field("/group", detail));
+        }
+        Created::TooManyReplays => {
+            let detail = format!(
+                "{MOST_RUNNING} of the group may run at once, with {MOST_FEEDS} endpoints over all groups: \
+                 wait until one has ended, or cancel it"
+            );
+            return Err(Problem::new(Kind::TooManyReplays, detail));
         }
     };
     api.doorbell.ring();

@@ -513,3 +513,37 @@ async fn subscribers_replay_within_their_groups() {
     let api = server.api.with_key(make_key(&admin, &draft).await.1);
     assert_eq!(api.get("/replays").await.expect(200).body["data"], json!([]));
 }
+
+#[tokio::test]
+async fn so_many_run_at_once() {
+    let stack = Stack::start().await;
+    let Server { api, .. } = &Server::start(&stack).await;
+    api.create_endpoint("default", "http://127.0.0.1:9/").await;
+    post_events(api, &["a"]).await;
+    let mut running = Vec::new();
+    for _ in 0..20 {
+        running.push(id(&api.post("/replay", &all_with(&json!({}))).await.expect(202).body));
+    }
+    assert_problem(&api.post("/replay", &all_with(&json!({}))).await, 409, "too-many-replays");
+    let _ = api.post("/replay", &all_with(&json!({"dry_run": true}))).await.expect(200);
+    // What has nothing to do has ended at once.
+    let _ = api.post("/replay", &all_with(&json!({"event_type": "b"}))).await.expect(202);
+    let _ = api.post("/replay", &all_with(&json!({"group": "*"}))).await.expect(202);
+    let _ = api.post(&format!("/replays/{}/cancel", running[0]), &json!({})).await.expect(200);
+    let last = id(&api.post("/replay", &all_with(&json!({}))).await.expect(202).body);
+    let _ = api.post(&format!("/replays/{last}/cancel"), &json!({})).await.expect(200);
+
+    // All groups together have as many feeds as there may be.
+    sqlx::query(
+        "insert into feed (group_id, kind, ask, endpoint_id, from_position, to_position, settled_position, replay_id)
+         select f.group_id, f.kind, f.ask, f.endpoint_id, f.from_position, f.to_position, f.from_position, f.replay_id
+         from (select * from feed where kind = 'replay' and status = 'active' limit 1) f, generate_series(1, 4980)",
+    )
+    .execute(&stack.pool)
+    .await
+    .unwrap();
+    assert_problem(&api.post("/replay", &all_with(&json!({}))).await, 409, "too-many-replays");
+    let replays: i64 =
+        sqlx::query_scalar("select count(*) from replay").fetch_one(&stack.pool).await.unwrap();
+    assert_eq!(replays, 23);
+}

@@ -84,6 +84,9 @@ pub async fn create(pool: &PgPool, author: &Author, redrive: &Redrive) -> sqlx::
         owed: matched,
         measured_at: shares.iter().map(|share| share.counted_at).next(),
     };
+    if !replay::has_room(&mut transaction, new.group_name, feeds.len()).await? {
+        return Ok(Created::TooManyReplays);
+    }
     replay::insert(&mut transaction, &new, &feeds, None).await?;
     let detail = json!({
         "group": new.group_name,

@@ -223,6 +223,31 @@ pub async fn end_cancelled(pool: &PgPool) -> sqlx::Result<u64> {
     Ok(ended.rows_affected())
 }
 
+/// Replays and redrives of one group, or of all groups at once, that run side by side.
+pub const MOST_RUNNING: i64 = 20;
+
+/// Their feeds, over all groups.
+pub const MOST_FEEDS: i64 = 5_000;
+
+/// Under the log lock: whether another replay may run, with so many feeds. Without any it has ended at once.
+pub(super) async fn has_room(
+    change: &mut PgConnection,
+    group_name: &str,
+    feeds: usize,
+) -> sqlx::Result<bool> {
+    if feeds == 0 {
+        return Ok(true);
+    }
+    let (running, active): (i64, i64) = sqlx::query_as(
+        "select count(distinct r.id) filter (where r.group_name = $1), count(*)
+         from feed f join replay r on r.id = f.replay_id where f.status = 'active'",
+    )
+    .bind(group_name)
+    .fetch_one(change)
+    .await?;
+    Ok(running < MOST_RUNNING && active + feeds as i64 <= MOST_FEEDS)
+}
+
 /// A replay that is being made.
 pub(super) struct NewReplay<'a> {
     pub(super) id: ReplayId,

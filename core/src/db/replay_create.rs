@@ -24,6 +24,8 @@ pub enum Created {
     NotFound,
     /// It would concern so many.
     TooManyEndpoints(usize),
+    /// As many are running as may be.
+    TooManyReplays,
 }
 
 /// Creates a replay of the window as it is now: events that come while this runs are not part of it. The
@@ -67,6 +69,9 @@ pub async fn create(pool: &PgPool, author: &Author, draft: &Draft) -> sqlx::Resu
         owed: measured.tally.owed,
         measured_at: None,
     };
+    if !replay::has_room(&mut transaction, new.group_name, feeds.len()).await? {
+        return Ok(Created::TooManyReplays);
+    }
     replay::insert(&mut transaction, &new, &feeds, Some(measured.to_position)).await?;
     note(&mut transaction, author, &new).await?;
     transaction.commit().await?;
