@@ -2,7 +2,7 @@
 
 use axum::extract::State;
 use axum::response::Response;
-use eventrail_core::db::dead_letter::{self, DeadFilter};
+use eventrail_core::db::dead_letter::{self, DeadFilter, DeadLetter};
 use eventrail_core::db::redrive::{self, Redrive};
 use eventrail_core::ids::EndpointId;
 use eventrail_core::matching::Pattern;
@@ -58,7 +58,8 @@ struct RedrivePreview {
 /// Send dead letters again
 ///
 /// Each with all of its retries, as a replay of kind `redrive`, which is watched and stopped like any other. What
-/// dies meanwhile is not part of it, nor is what is owed to deleted endpoints.
+/// dies meanwhile is not part of it, nor is what is owed to deleted endpoints; nor, unless `error` is `cancelled`,
+/// what a cancelled replay has ended, which may have been delivered before.
 #[utoipa::path(
     post,
     path = "/dead-letters/redrive",
@@ -88,7 +89,8 @@ pub(super) async fn redrive_dead_letters(
     if body.dry_run {
         let (matched, endpoints) = redrive::measure(&api.pool, &filter).await?;
         let sample = dead_letter::list(&api.reads, &filter, None, SAMPLE, false).await?.rows;
-        let sample = sample.into_iter().map(DeadLetterView::from).collect();
+        let is_meant = |letter: &DeadLetter| filter.error.is_some() || letter.error != "cancelled";
+        let sample = sample.into_iter().filter(is_meant).map(DeadLetterView::from).collect();
         return Ok(json(&RedrivePreview { matched, endpoints, sample }));
     }
     let redrive = Redrive { group, filter, rate_per_second: body.rate_per_second };

@@ -25,6 +25,7 @@ async fn a_redrive_has_a_feed_for_each_endpoint_with_dead_letters() {
         ("b", &first, "timeout"),
         ("b", &other, "503"),
         ("b", &gone, "503"),
+        ("c", &first, "cancelled"),
     ] {
         let event = api.post_event(event_type, "s", json!(1)).await;
         record(&stack, (&event, endpoint), "dead", error, None).await;
@@ -38,6 +39,7 @@ async fn a_redrive_has_a_feed_for_each_endpoint_with_dead_letters() {
         (json!({"endpoint_id": first}), 2, 1),
         (json!({"error": "timeout"}), 2, 2),
         (json!({"group": "default", "event_type": "a.*", "error": "503"}), 1, 1),
+        (json!({"error": "cancelled"}), 1, 1),
         (json!({"error": "dns"}), 0, 0),
     ] {
         let mut dry = body.clone();

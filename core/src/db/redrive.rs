@@ -24,6 +24,27 @@ pub struct Redrive {
     pub rate_per_second: Option<i32>,
 }
 
+/// Whether a dead row is redriven that asks for the fingerprint, if any is asked for. What a cancelled replay has
+/// ended may have been delivered before: it must be asked for.
+macro_rules! is_redriven {
+    ($error:literal, $row:literal) => {
+        concat!(
+            "case when ",
+            $error,
+            "::text is null then ",
+            $row,
+            ".last_error is distinct from 'cancelled' else fingerprint(",
+            $row,
+            ".last_error, ",
+            $row,
+            ".last_status_code) is not distinct from ",
+            $error,
+            " end"
+        )
+    };
+}
+pub(super) use is_redriven;
+
 /// The dead letters of one endpoint.
 #[derive(Debug, sqlx::FromRow)]
 struct Share {
@@ -109,8 +130,9 @@ async fn shares(pool: &PgPool, filter: &DeadFilter) -> sqlx::Result<Vec<Share>> 
         "), share as (
              select m.endpoint_id, count(*) as letters, min(array[m.event_id]) as first
              from mine m
-             where ($3::text is null or fingerprint(m.last_error, m.last_status_code) = $3)
-               and ",
+             where ",
+        is_redriven!("$3", "m"),
+        " and ",
         is_of_type!("$4", "m.event_id"),
         "
              group by m.endpoint_id

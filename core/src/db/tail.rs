@@ -4,6 +4,7 @@ use chrono::{DateTime, Utc};
 use sqlx::{PgConnection, PgExecutor};
 use uuid::Uuid;
 
+use super::redrive::is_redriven;
 use crate::feed::Selection;
 use crate::ids::{EndpointId, EventId};
 
@@ -135,7 +136,7 @@ pub async fn read_dead(
     place: Place,
     limit: i64,
 ) -> sqlx::Result<Vec<Candidate>> {
-    sqlx::query_as(
+    sqlx::query_as(concat!(
         "with dead as materialized (
              select event_id, ask, updated_at, last_error, last_status_code from delivery
              where endpoint_id = $1 and status = 'dead' and purged_at is null
@@ -144,7 +145,9 @@ pub async fn read_dead(
          )
          select e.position, e.id, e.event_type, e.source, null::bytea as payload, e.created_at, e.group_id,
                 d.ask < $2 and d.updated_at <= r.created_at
-                and (r.error is null or fingerprint(d.last_error, d.last_status_code) = r.error)
+                and ",
+        is_redriven!("r.error", "d"),
+        "
                 and (r.event_type is null
                      or filter_matches(array[r.event_type], '{}', e.event_type, e.source)) as is_wanted
          from replay r
@@ -152,7 +155,7 @@ pub async fn read_dead(
          join event e on e.id = d.event_id and e.id >= $3
          where r.id = $5
          order by d.event_id",
-    )
+    ))
     .bind(endpoint)
     .bind(ask)
     .bind(place.floor)
