@@ -59,7 +59,9 @@ impl Measured {
 /// # Errors
 /// PostgreSQL is away, or the window takes too long to count.
 pub async fn measure(pool: &PgPool, draft: &Draft) -> sqlx::Result<Measured> {
-    let mut connection = pool.acquire().await?;
+    let mut connection = pool.begin().await?;
+    // A large window is counted for longer than other statements may take.
+    sqlx::query("set local statement_timeout = '120s'").execute(&mut *connection).await?;
     let listeners = listeners(&mut connection, draft).await?;
     let (from_position, mut to_position) = bounds(&mut connection, draft).await?;
     let mut counts = count(&mut connection, draft, to_position).await?;
