@@ -19,6 +19,7 @@ pub mod event_kind;
 pub mod event_list;
 pub mod feed;
 pub mod figures;
+pub mod forget;
 pub mod group;
 pub mod health;
 pub mod key;

@@ -1,5 +1,5 @@
 //! Days of the log that have had their time. A day goes with its deliveries and attempts, as partitions of three
-//! tables, once nobody is owed anything of it; idempotency keys and what only its events needed go after it.
+//! tables, once nobody is owed anything of it; what only its events needed goes after it ([`super::forget`]).
 
 use chrono::NaiveDate;
 use sqlx::pool::PoolConnection;
@@ -10,7 +10,7 @@ use super::{change, operational, topology};
 use crate::ids::EndpointId;
 
 /// Rows that go in one statement.
-const ROWS_AT_ONCE: i64 = 5_000;
+pub(super) const ROWS_AT_ONCE: i64 = 5_000;
 
 /// A day that is older than what is kept.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -90,6 +90,8 @@ impl Turn {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Dropped {
     Dropped,
+    /// Nothing is owed of it any more, but it has yet to be dropped.
+    GivenUp,
     /// Somebody is owed something of it after all.
     Owed,
     /// The tables were in use for too long; it wants to be tried again.
@@ -101,12 +103,8 @@ pub enum Dropped {
 /// # Errors
 /// PostgreSQL is away.
 pub async fn drop_day(pool: &PgPool, day: NaiveDate) -> sqlx::Result<Dropped> {
-    loop {
-        match thin_default_day(pool, day).await? {
-            None => return Ok(Dropped::Owed),
-            Some(deleted) if deleted < ROWS_AT_ONCE => break,
-            Some(_) => {}
-        }
+    if !thin_default_day(pool, day, false).await? {
+        return Ok(Dropped::Owed);
     }
     let Some(mut change) = begin_drop(pool).await? else { return Ok(Dropped::Busy) };
     if is_owed(&mut change, day).await? {
@@ -146,19 +144,30 @@ async fn is_owed(change: &mut PgConnection, day: NaiveDate) -> sqlx::Result<bool
     sqlx::query_scalar("select exists (select from groups_owed($1))").bind(day).fetch_one(change).await
 }
 
-/// Deletes some of a day's rows in the default partitions, which hold what came when its own were not made in
-/// time. `None` if it is owed to somebody.
-async fn thin_default_day(pool: &PgPool, day: NaiveDate) -> sqlx::Result<Option<i64>> {
-    let any =
-        "select exists (select from event_default where id >= day_floor($1) and id < day_floor($1 + 1))";
-    if !sqlx::query_scalar::<_, bool>(any).bind(day).fetch_one(pool).await? {
-        return Ok(Some(0));
+async fn is_in_default(pool: &PgPool, day: NaiveDate) -> sqlx::Result<bool> {
+    sqlx::query_scalar(
+        "select exists (select from event_default where id >= day_floor($1) and id < day_floor($1 + 1))",
+    )
+    .bind(day)
+    .fetch_one(pool)
+    .await
+}
+
+/// Deletes a day's rows in the default partitions, which hold what came when its own were not made in time.
+/// False if it is owed to somebody, unless that does not matter.
+async fn thin_default_day(pool: &PgPool, day: NaiveDate, even_owed: bool) -> sqlx::Result<bool> {
+    while is_in_default(pool, day).await? {
+        let mut change = change::begin(pool).await?;
+        if !even_owed && is_owed(&mut change, day).await? {
+            return Ok(false);
+        }
+        thin_once(change, day).await?;
     }
-    let mut change = change::begin(pool).await?;
-    if is_owed(&mut change, day).await? {
-        return Ok(None);
-    }
-    let deleted = sqlx::query(
+    Ok(true)
+}
+
+async fn thin_once(mut change: PgTransaction<'static>, day: NaiveDate) -> sqlx::Result<()> {
+    sqlx::query(
         "with old as materialized (
              select id from event_default where id >= day_floor($1) and id < day_floor($1 + 1)
              order by id limit $2
@@ -175,8 +184,7 @@ async fn thin_default_day(pool: &PgPool, day: NaiveDate) -> sqlx::Result<Option<
     .bind(ROWS_AT_ONCE)
     .execute(&mut *change)
     .await?;
-    change.commit().await?;
-    Ok(Some(deleted.rows_affected() as i64))
+    change.commit().await
 }
 
 /// What a feed still owed an endpoint of a day: so many events in `(from_position, to_position]`.
@@ -257,25 +265,47 @@ select feed_id, endpoint_id, min(position) - 1 as from_position, max(position) a
 from owed group by feed_id, endpoint_id order by feed_id, endpoint_id";
 
 /// Drops a day all the same, with what was counted as a row for each feed and endpoint: cursors step over it,
-/// parked intervals begin after it, deliveries that wait go with it.
+/// parked intervals begin after it, deliveries that wait go with it. A day in the default partitions is only given
+/// up at first, so that its rows can be deleted in rounds.
 ///
 /// # Errors
 /// PostgreSQL is away.
 pub async fn expire_day(pool: &PgPool, day: NaiveDate, expired: &[Expired]) -> sqlx::Result<Dropped> {
-    let Some(mut change) = begin_drop(pool).await? else { return Ok(Dropped::Busy) };
-    for row in expired {
+    if !expired.is_empty() && is_in_default(pool, day).await? {
+        let mut change = change::begin(pool).await?;
+        give_up(&mut change, day, expired).await?;
         sqlx::query(
-            "insert into expired (feed_id, endpoint_id, from_position, to_position, events)
-             values ($1, $2, $3, $4, $5)",
+            "update delivery set status = 'dead', next_attempt_at = null, last_error = 'expired', updated_at = now()
+             where event_id >= day_floor($1) and event_id < day_floor($1 + 1)
+               and status in ('pending', 'retrying')",
         )
-        .bind(row.feed_id)
-        .bind(row.endpoint_id)
-        .bind(row.from_position)
-        .bind(row.to_position)
-        .bind(row.events)
+        .bind(day)
         .execute(&mut *change)
         .await?;
+        change.commit().await?;
+        return Ok(Dropped::GivenUp);
     }
+    if expired.is_empty() {
+        thin_default_day(pool, day, true).await?;
+    }
+    let Some(mut change) = begin_drop(pool).await? else { return Ok(Dropped::Busy) };
+    give_up(&mut change, day, expired).await?;
+    finish_drop(change, day).await
+}
+
+/// Counts what is expired, and steps over the day.
+async fn give_up(change: &mut PgConnection, day: NaiveDate, expired: &[Expired]) -> sqlx::Result<()> {
+    sqlx::query(
+        "insert into expired (feed_id, endpoint_id, from_position, to_position, events)
+         select * from unnest($1::bigint[], $2::uuid[], $3::bigint[], $4::bigint[], $5::bigint[])",
+    )
+    .bind(expired.iter().map(|row| row.feed_id).collect::<Vec<_>>())
+    .bind(expired.iter().map(|row| row.endpoint_id).collect::<Vec<_>>())
+    .bind(expired.iter().map(|row| row.from_position).collect::<Vec<_>>())
+    .bind(expired.iter().map(|row| row.to_position).collect::<Vec<_>>())
+    .bind(expired.iter().map(|row| row.events).collect::<Vec<_>>())
+    .execute(&mut *change)
+    .await?;
     // A feed that ends with the day is left to the relay, which finds nothing more in it.
     sqlx::query(
         "with last as (
@@ -295,8 +325,7 @@ pub async fn expire_day(pool: &PgPool, day: NaiveDate, expired: &[Expired]) -> s
     .bind(day)
     .execute(&mut *change)
     .await?;
-    topology::raise_version(&mut change).await?;
-    finish_drop(change, day).await
+    topology::raise_version(change).await.map(drop)
 }
 
 /// Tells a group, once a day, that `days` days are kept for it, of which the oldest is dropped on `until` all the
@@ -325,77 +354,4 @@ pub async fn tell_held(
     operational::retention_held(&mut change, (group_id, &group), days, oldest, until).await?;
     change.commit().await?;
     Ok(true)
-}
-
-/// Forgets idempotency keys whose day of the log is gone, some at once; answers how many. Only days of which all
-/// events are `keep` days old are looked at.
-///
-/// # Errors
-/// PostgreSQL is away.
-pub async fn forget_keys(pool: &PgPool, keep: u32) -> sqlx::Result<u64> {
-    let mut after = chrono::DateTime::UNIX_EPOCH.date_naive();
-    loop {
-        let next: Option<(NaiveDate, bool)> = sqlx::query_as(
-            "select k.day, exists (select from event v where v.id >= day_floor(k.day)
-                                   and v.id < day_floor(k.day + 1))
-             from (select (created_at at time zone 'utc')::date as day from idempotency_key
-                   where created_at >= $1::timestamp at time zone 'utc'
-                   order by created_at limit 1) k
-             where k.day < (now() at time zone 'utc')::date - $2",
-        )
-        .bind(after)
-        .bind(i32::try_from(keep).unwrap_or(i32::MAX))
-        .fetch_optional(pool)
-        .await?;
-        match next {
-            None => return Ok(0),
-            Some((day, true)) => after = day + chrono::Days::new(1),
-            Some((day, false)) => {
-                let deleted = sqlx::query(
-                    "delete from idempotency_key where ctid = any(array(
-                         select ctid from idempotency_key
-                         where created_at >= $1::timestamp at time zone 'utc'
-                           and created_at < ($1 + 1)::timestamp at time zone 'utc' limit $2))",
-                )
-                .bind(day)
-                .bind(ROWS_AT_ONCE)
-                .execute(pool)
-                .await?;
-                return Ok(deleted.rows_affected());
-            }
-        }
-    }
-}
-
-/// Forgets feeds, intervals and replays that ended `keep` days ago and that no event of the log needs any more,
-/// some at once; answers how many.
-///
-/// # Errors
-/// PostgreSQL is away.
-pub async fn prune(pool: &PgPool, keep: u32) -> sqlx::Result<u64> {
-    let statements = [
-        "delete from parked where id = any(array(
-             select id from parked where to_position < log_floor()
-               and closed_at < now() - $1 * interval '1 day' limit $2))",
-        // Live feeds stay: their epochs are counted on by a later group of the same name.
-        "delete from feed where id = any(array(
-             select f.id from feed f where f.status = 'done' and f.kind <> 'live'
-               and f.to_position < log_floor() and f.finished_at < now() - $1 * interval '1 day'
-               and not exists (select from parked p where p.feed_id = f.id) limit $2))",
-        "delete from replay where id = any(array(
-             select r.id from replay r where r.finished_at < now() - $1 * interval '1 day'
-               and r.ask < log_floor() and not exists (select from feed f where f.replay_id = r.id) limit $2))",
-        "delete from subscription where id = any(array(
-             select s.id from subscription s where s.to_position < log_floor()
-               and not exists (select from replay r where r.ask > s.from_position and r.ask <= s.to_position)
-               and not exists (select from feed f where f.status = 'active'
-                                and f.as_of_position > s.from_position and f.as_of_position <= s.to_position)
-             limit $2))",
-    ];
-    let mut pruned = 0;
-    for statement in statements {
-        let done = sqlx::query(statement).bind(f64::from(keep)).bind(ROWS_AT_ONCE).execute(pool).await?;
-        pruned += done.rows_affected();
-    }
-    Ok(pruned)
 }

@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
 
 use chrono::{Days, NaiveDate};
+use eventrail_core::db::forget;
 use eventrail_core::db::retention::{self, Day, Dropped, Turn};
 use eventrail_core::metrics as names;
 use sqlx::PgPool;
@@ -16,8 +17,10 @@ use sqlx::PgPool;
 use crate::relay::Step;
 
 const LOOK_EVERY: Duration = Duration::from_secs(60);
-/// After the tables were found in use.
+/// After the tables were found in use, at first and at most: each try keeps everybody from the log for a moment,
+/// and who reads the tables for long, as a backup does, would make that many.
 const TRY_AGAIN: Duration = Duration::from_secs(1);
+const TRY_AGAIN_AT_MOST: Duration = Duration::from_secs(300);
 
 pub struct Retention {
     pool: PgPool,
@@ -27,6 +30,8 @@ pub struct Retention {
     hard: u32,
     /// Groups whose figure is not zero.
     shown: HashSet<String>,
+    /// How long to wait if the tables are in use once more.
+    try_again: Duration,
 }
 
 /// What is kept for one group.
@@ -39,7 +44,7 @@ struct Held {
 
 impl Retention {
     pub fn new(pool: PgPool, keep: u32, hard: u32) -> Self {
-        Self { pool, keep, hard, shown: HashSet::new() }
+        Self { pool, keep, hard, shown: HashSet::new(), try_again: TRY_AGAIN }
     }
 
     /// Drops one day, or, if there is none to drop, tells who holds up which, and forgets what only dropped days
@@ -60,7 +65,8 @@ impl Retention {
         done
     }
 
-    async fn take_turn(&self, days: &[Day], held: &BTreeMap<i64, Held>) -> anyhow::Result<Step> {
+    async fn take_turn(&mut self, days: &[Day], held: &BTreeMap<i64, Held>) -> anyhow::Result<Step> {
+        let mut is_busy = false;
         for day in days {
             let dropped = match day.owed_to.is_empty() {
                 true => retention::drop_day(&self.pool, day.day).await?,
@@ -71,10 +77,15 @@ impl Retention {
                 Dropped::Dropped => {
                     tracing::info!(day = %day.day, "day of the log dropped: it is older than what is kept");
                     metrics::counter!(names::RETENTION_DROPPED_DAYS).increment(1);
+                    self.try_again = TRY_AGAIN;
                     return Ok(Step::Worked);
                 }
+                Dropped::GivenUp => return Ok(Step::Worked),
                 Dropped::Owed => {}
-                Dropped::Busy => return Ok(Step::Idle(TRY_AGAIN)),
+                Dropped::Busy => {
+                    is_busy = true;
+                    break;
+                }
             }
         }
         for (group_id, held) in held.iter().filter(|(_, held)| !held.is_told) {
@@ -84,15 +95,20 @@ impl Retention {
                     "days of the log are kept past their time: the group is still owed something of them");
             }
         }
-        let forgotten = retention::forget_keys(&self.pool, self.keep).await?
-            + retention::prune(&self.pool, self.keep).await?;
+        let forgotten =
+            forget::keys(&self.pool, self.keep).await? + forget::ended(&self.pool, self.keep).await?;
+        if is_busy {
+            let pause = self.try_again;
+            self.try_again = (pause * 2).min(TRY_AGAIN_AT_MOST);
+            return Ok(Step::Idle(pause));
+        }
         Ok(if forgotten > 0 { Step::Worked } else { Step::Idle(LOOK_EVERY) })
     }
 
     async fn expire(&self, day: &Day) -> anyhow::Result<Dropped> {
         let expired = retention::still_owed(&self.pool, day.day).await?;
         let dropped = retention::expire_day(&self.pool, day.day, &expired).await?;
-        if dropped == Dropped::Dropped {
+        if matches!(dropped, Dropped::Dropped | Dropped::GivenUp) {
             for row in &expired {
                 tracing::warn!(day = %day.day, endpoint.id = %row.endpoint_id, feed.id = row.feed_id,
                     events = row.events, "deliveries expired: their day was dropped undelivered");
