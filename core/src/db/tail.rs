@@ -152,7 +152,7 @@ pub async fn read_dead(
                      or filter_matches(array[r.event_type], '{}', e.event_type, e.source)) as is_wanted
          from replay r
          cross join dead d
-         join event e on e.id = d.event_id and e.id >= $3
+         cross join lateral (select * from event where id = d.event_id and id >= $3 limit 1) e
          where r.id = $5
          order by d.event_id",
     ))
