@@ -1,7 +1,6 @@
 //! How much background work (replays, redrives, catch-ups) may start beside live traffic: as much as live traffic
 //! does not feel. What is told here of live deliveries is how long after its acceptance each one started. While
-//! that stays near the best that was seen lately, background work goes a little faster; as soon as it does not,
-//! much slower. No I/O, and no clock of its own.
+//! that stays near what was usual lately, background work goes a little faster; as soon as it does not, much slower. No I/O, and no clock of its own.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -13,9 +12,9 @@ const SHARE_ALONE: usize = 2;
 const LIVE_FOR: Duration = Duration::from_secs(1);
 /// Delays are looked at in windows.
 const WINDOW: Duration = Duration::from_millis(200);
-/// The best of so long a time is what live traffic is used to.
-const REMEMBERED: Duration = Duration::from_secs(60);
-/// A delay above the best by this factor, and by this time, is felt.
+/// Of so many windows, the better third is what live traffic is used to: the single best may be luck.
+const REMEMBERED: usize = 600;
+/// A delay above that by this factor, and by this time, is felt.
 const FELT_FACTOR: f64 = 1.3;
 const FELT_ABOVE: Duration = Duration::from_millis(1);
 /// Background work that starts in a second, beside live work: it never stops altogether.
@@ -31,8 +30,8 @@ pub(crate) struct Background {
     /// Delays of the window, in seconds, and when it ends.
     delays: Vec<f64>,
     window_ends: Option<Instant>,
-    /// Windows that no later one was better than.
-    best: VecDeque<(Instant, f64)>,
+    /// The delays of the last windows.
+    windows: VecDeque<f64>,
     per_second: f64,
     turns: f64,
     turned_at: Option<Instant>,
@@ -47,7 +46,7 @@ impl Background {
             live_until: None,
             delays: Vec::new(),
             window_ends: None,
-            best: VecDeque::new(),
+            windows: VecDeque::with_capacity(REMEMBERED),
             per_second: LEAST,
             turns: 0.0,
             turned_at: None,
@@ -62,7 +61,7 @@ impl Background {
     /// The first attempt of a live delivery starts, so long after its event was accepted.
     pub(crate) fn live_started(&mut self, delay: Duration, now: Instant) {
         if self.window_ends.is_some_and(|end| end <= now) {
-            self.adapt(now);
+            self.adapt();
         }
         self.window_ends.get_or_insert(now + WINDOW);
         self.delays.push(delay.as_secs_f64());
@@ -90,21 +89,19 @@ impl Background {
     }
 
     /// A window is over: faster, or slower.
-    fn adapt(&mut self, now: Instant) {
+    fn adapt(&mut self) {
         self.window_ends = None;
         let mut delays = std::mem::take(&mut self.delays);
         delays.sort_unstable_by(f64::total_cmp);
         // Of few, the worst; of many, not the odd one that something else held up.
         let Some(delay) = delays.get(delays.len() * 4 / 5).copied() else { return };
-        while self.best.front().is_some_and(|(at, _)| *at + REMEMBERED < now) {
-            self.best.pop_front();
+        if self.windows.len() == REMEMBERED {
+            self.windows.pop_front();
         }
-        while self.best.back().is_some_and(|(_, other)| *other >= delay) {
-            self.best.pop_back();
-        }
-        self.best.push_back((now, delay));
-        let best = self.best.front().map_or(delay, |(_, best)| *best);
-        let is_felt = delay > best * FELT_FACTOR + FELT_ABOVE.as_secs_f64();
+        self.windows.push_back(delay);
+        let mut windows: Vec<f64> = self.windows.iter().copied().collect();
+        let (_, usual, _) = windows.select_nth_unstable_by(self.windows.len() / 3, f64::total_cmp);
+        let is_felt = delay > *usual * FELT_FACTOR + FELT_ABOVE.as_secs_f64();
         self.per_second = if is_felt {
             (self.per_second * 0.6).max(LEAST)
         } else {
