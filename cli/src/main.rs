@@ -16,6 +16,7 @@ use std::time::Duration;
 use clap::error::ErrorKind;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use eventrail_core::config::TelemetryConfig;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use services::{ApiArgs, DispatcherArgs, MigrateArgs, RekeyArgs};
@@ -105,6 +106,8 @@ async fn run(command: Command) -> anyhow::Result<()> {
         service => service,
     };
     let stop = CancellationToken::new();
+    // Before anything starts that somebody may want to stop.
+    let signals = [signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?];
     let running = async {
         match command {
             Command::Up(args) => up::run(*args, stop.clone()).await,
@@ -112,21 +115,20 @@ async fn run(command: Command) -> anyhow::Result<()> {
             Command::Dispatcher(args) => services::dispatcher(*args, stop.clone()).await,
             Command::Migrate(args) => services::migrate(&args).await,
             Command::Rekey(args) => services::rekey(&args).await,
-            Command::Receiver(args) => receiver::run(*args).await,
+            Command::Receiver(args) => receiver::run(*args, stop.clone()).await,
             Command::Healthcheck(args) => healthcheck::run(&args).await,
             Command::Operate(_) | Command::Completions(_) => Ok(()),
         }
     };
     tokio::select! {
         outcome = running => outcome,
-        forced = told_to_stop(&stop) => forced,
+        forced = told_to_stop(&stop, signals) => forced,
     }
 }
 
-/// Returns only when told a second time, or when signals can't be had.
-async fn told_to_stop(stop: &CancellationToken) -> anyhow::Result<()> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+/// Returns only when told a second time.
+async fn told_to_stop(stop: &CancellationToken, mut signals: [Signal; 2]) -> anyhow::Result<()> {
+    let [interrupt, terminate] = &mut signals;
     tokio::select! { _ = interrupt.recv() => {} _ = terminate.recv() => {} }
     tracing::info!("stopping: what is under way is finished first; once more to stop at once");
     stop.cancel();

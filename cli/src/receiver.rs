@@ -20,6 +20,7 @@ use clap::Args;
 use eventrail_core::secret::Secret;
 use eventrail_core::signature::{self, WEBHOOK_ID, WEBHOOK_SIGNATURE, WEBHOOK_TIMESTAMP};
 use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
 
 use line::{Judgement, Line};
 use seen::Seen;
@@ -54,11 +55,11 @@ pub(crate) struct ReceiverArgs {
     pub(crate) status: u16,
 }
 
-/// Receives until Ctrl-C, then says what came.
+/// Receives until it is told to stop, then says what came.
 ///
 /// # Errors
 /// The address can't be listened on.
-pub(crate) async fn run(args: ReceiverArgs) -> anyhow::Result<()> {
+pub(crate) async fn run(args: ReceiverArgs, stop: CancellationToken) -> anyhow::Result<()> {
     let listener = match TcpListener::bind(args.listen).await {
         Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => {
             anyhow::bail!("{} is taken by another program: choose another with --listen", args.listen)
@@ -71,7 +72,7 @@ pub(crate) async fn run(args: ReceiverArgs) -> anyhow::Result<()> {
     receiver.greet(listener.local_addr()?);
     tokio::select! {
         served = axum::serve(listener, router(Arc::clone(&receiver))) => served?,
-        interrupted = tokio::signal::ctrl_c() => interrupted?,
+        () = stop.cancelled() => {}
     }
     receiver.sum_up();
     Ok(())

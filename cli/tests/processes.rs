@@ -2,10 +2,13 @@
 //! dispatcher`, signed, and settled.
 #![allow(clippy::unwrap_used, reason = "in a test a panic is the report")]
 
+use std::process::Stdio;
+
 use chrono::Utc;
 use eventrail_core::signature::{WEBHOOK_ID, WEBHOOK_SIGNATURE, WEBHOOK_TIMESTAMP, verify};
 use eventrail_core::testing::{Answer, EventrailProcess, Receiver, SECRETS_KEY, Stack};
 use serde_json::json;
+use tokio::io::{AsyncBufReadExt as _, BufReader};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_eventrail");
 
@@ -119,4 +122,21 @@ async fn secrets_sealed_with_another_key_sign_on_without_the_old_one() {
     )
     .unwrap();
     stack.assert_settled().await;
+}
+
+#[tokio::test]
+async fn the_receiver_sums_up_at_the_first_sigterm() {
+    let mut command = tokio::process::Command::new(BINARY);
+    command.args(["receiver", "--listen", "127.0.0.1:0"]).env_clear().stdout(Stdio::piped());
+    let mut receiver = command.kill_on_drop(true).spawn().unwrap();
+    let mut said = BufReader::new(receiver.stdout.take().unwrap()).lines();
+    assert!(said.next_line().await.unwrap().unwrap().contains("127.0.0.1:"));
+    let pid = rustix::process::Pid::from_raw(receiver.id().unwrap().try_into().unwrap()).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    let mut last = String::new();
+    while let Some(line) = said.next_line().await.unwrap() {
+        last = line;
+    }
+    assert!(last.starts_with("0 "), "{last}");
+    assert!(receiver.wait().await.unwrap().success());
 }

@@ -9,6 +9,7 @@ use chrono::{DateTime, Utc};
 use console::Term;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::Value;
+use tokio::signal::unix::{SignalKind, signal};
 
 use super::Operator;
 use super::client::Answer;
@@ -108,12 +109,13 @@ impl Progress<'_> {
 /// It was cancelled; or the API was away for long; or Ctrl-C.
 pub(super) async fn watch(operator: &Operator, started: Answer) -> anyhow::Result<()> {
     let id = Progress(&started.value).id().to_owned();
+    // Before anything is shown: whoever has read a line may interrupt.
+    let mut interrupt = signal(SignalKind::interrupt())?;
     let display = Display::new();
     let ended = tokio::select! {
         ended = follow(operator, &id, started, &display) => ended,
-        stopped = tokio::signal::ctrl_c() => {
+        _ = interrupt.recv() => {
             display.leave();
-            stopped?;
             return Err(Interrupted(goes_on(&id)).into());
         }
     };

@@ -164,6 +164,6 @@ async fn a_port_that_is_taken_is_one_clear_line() {
     let taken = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let listen = taken.local_addr().unwrap();
     let args = ReceiverArgs { listen, secrets: Vec::new(), fail: 0.0, delay_ms: 0, status: 204 };
-    let error = run(args).await.unwrap_err().to_string();
+    let error = run(args, CancellationToken::new()).await.unwrap_err().to_string();
     assert_eq!(error, format!("{listen} is taken by another program: choose another with --listen"));
 }
