@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
+use crate::cpu::{self, Usage};
 use crate::generator::{self, Load};
 use crate::receiver::{Ledger, Receiver};
 use crate::system::System;
@@ -81,13 +82,17 @@ impl Bench {
             "live, from commit to receipt", "p50 µs", "p99 µs", "p99.9 µs", "events"
         );
         for round in 1..=args.rounds {
+            let before = (Instant::now(), cpu::snapshot(&self.system));
             let alone = self.live_for(Duration::from_secs(u64::from(args.seconds))).await?;
             self.show(&format!("{round}: alone"), &alone).await;
-            let begun = Instant::now();
+            self.show_cpu(before);
+            let before = (Instant::now(), cpu::snapshot(&self.system));
+            let begun = before.0;
             let id = self.ask("/replay", &window).await?["id"].as_str().unwrap_or_default().to_owned();
             let (live, progress) = self.live_until_done(&id).await?;
             let took = begun.elapsed();
             self.show(&format!("{round}: beside a replay"), &live).await;
+            self.show_cpu(before);
             println!(
                 "   replay: {} of {} delivered, {} skipped, {:.1} s, {:.0}/s",
                 progress["delivered"],
@@ -131,6 +136,16 @@ impl Bench {
                 return Ok((posts.ids().await?, progress));
             }
         }
+    }
+
+    /// Percent of one core.
+    #[expect(clippy::print_stdout, reason = "the report")]
+    fn show_cpu(&self, (since, before): (Instant, Usage)) {
+        let seconds = since.elapsed().as_secs_f64();
+        let used = cpu::snapshot(&self.system).since(&before);
+        let parts: Vec<String> =
+            used.parts().map(|(part, used)| format!("{part} {:.0} %", 100.0 * used / seconds)).collect();
+        println!("   processor: {}", parts.join(", "));
     }
 
     #[expect(clippy::print_stdout, reason = "the report")]

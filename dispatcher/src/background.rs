@@ -58,6 +58,11 @@ impl Background {
         self.live_until = Some(now + LIVE_FOR);
     }
 
+    /// Whether live work has come in lately.
+    pub(crate) fn is_beside_live(&self, now: Instant) -> bool {
+        self.live_until.is_some_and(|until| until > now)
+    }
+
     /// The first attempt of a live delivery starts, so long after its event was accepted.
     pub(crate) fn live_started(&mut self, delay: Duration, now: Instant) {
         if self.window_ends.is_some_and(|end| end <= now) {
@@ -69,7 +74,7 @@ impl Background {
 
     /// Whether one more may start now; it is told by [`Self::started`] if it does.
     pub(crate) fn may_start(&mut self, now: Instant) -> bool {
-        if self.live_until.is_none_or(|until| until <= now) {
+        if !self.is_beside_live(now) {
             return self.in_flight < (self.permits / SHARE_ALONE).max(1);
         }
         let since = now.saturating_duration_since(self.turned_at.unwrap_or(now));

@@ -212,6 +212,11 @@ impl Lanes {
         None
     }
 
+    /// Whether live work has come in lately.
+    pub(crate) fn is_live_coming_in(&self, now: Instant) -> bool {
+        self.background.is_beside_live(now)
+    }
+
     /// The first attempt of a live delivery starts, so long after its event was accepted.
     pub(crate) fn live_started(&mut self, delay: Duration, now: Instant) {
         self.background.live_started(delay, now);

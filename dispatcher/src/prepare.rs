@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use chrono::{TimeDelta, Utc};
 use eventrail_core::db::delivery::{self, Due, Known, Status};
+use eventrail_core::db::lines::Lines;
 use eventrail_core::db::{recipient, tail, waiting};
 use eventrail_core::feed::{FeedKind, GoesBack};
 use eventrail_core::group::GroupName;
@@ -35,6 +36,8 @@ pub(crate) const RENEW_LEASES_EVERY: Duration = Duration::from_secs(3);
 /// What all parts of the dispatcher share.
 pub(crate) struct Context {
     pub(crate) pool: PgPool,
+    /// For what is asked for each delivery.
+    pub(crate) lines: Lines,
     pub(crate) redis: Link,
     pub(crate) keys: Keys,
     pub(crate) consumer: String,
@@ -71,10 +74,7 @@ pub(crate) async fn entries(
     if !entries.is_empty() {
         know_targets(context, &entries).await?;
         let ids: Vec<EventId> = entries.iter().map(|entry| entry.event_id).collect();
-        let (known, events) = tokio::try_join!(
-            async { Ok(delivery::of_events(&context.pool, &ids).await?) },
-            bring(context, &ids)
-        )?;
+        let (known, events) = tokio::try_join!(known_of(context, &ids), bring(context, &ids))?;
         let known: HashMap<Member, Known> = known.into_iter().map(|row| (member_of(&row), row)).collect();
         for entry in entries {
             let owed: Vec<EndpointId> = entry
@@ -120,6 +120,20 @@ pub(crate) async fn entries(
         pipeline.exec_async(&mut context.redis.connection()).await?;
     }
     Ok(works)
+}
+
+async fn known_of(context: &Context, events: &[EventId]) -> anyhow::Result<Vec<Known>> {
+    let mut line = context.lines.take().await?;
+    let known = delivery::of_events(&mut *line, events).await?;
+    line.give_back();
+    Ok(known)
+}
+
+async fn due_of(context: &Context, keys: &[(EventId, EndpointId)]) -> anyhow::Result<Vec<Due>> {
+    let mut line = context.lines.take().await?;
+    let due = delivery::of_keys(&mut *line, keys).await?;
+    line.give_back();
+    Ok(due)
 }
 
 /// Whether a feed's entry still owes what this row is about: not if the row is of this ask or a later one, nor
@@ -169,8 +183,7 @@ pub(crate) async fn retries(
         due.members.iter().map(|member| (member.event_id, member.endpoint_id)).collect();
     let ids: HashSet<EventId> = keys.iter().map(|(event, _)| *event).collect();
     let ids: Vec<EventId> = ids.into_iter().collect();
-    let (rows, events) =
-        tokio::try_join!(async { Ok(delivery::of_keys(&context.pool, &keys).await?) }, bring(context, &ids))?;
+    let (rows, events) = tokio::try_join!(due_of(context, &keys), bring(context, &ids))?;
     let rows: HashMap<Member, Due> = rows.into_iter().map(|row| (member_of(&row.known), row)).collect();
     if keys.iter().any(|(_, endpoint)| context.recipients.get(*endpoint).is_none()) {
         context.recipients.refresh().await?;
@@ -252,7 +265,10 @@ async fn bring(context: &Context, ids: &[EventId]) -> anyhow::Result<HashMap<Eve
         }
     }
     if !missing.is_empty() {
-        for row in tail::fetch(&context.pool, &missing).await? {
+        let mut line = context.lines.take().await?;
+        let rows = tail::fetch(&mut *line, &missing).await?;
+        line.give_back();
+        for row in rows {
             if let Some(event) = Event::new(&row).map(Arc::new) {
                 context.cache.insert(&event);
                 events.insert(event.id, event);

@@ -16,7 +16,6 @@ use eventrail_core::ids::EndpointId;
 use eventrail_core::metrics as names;
 use eventrail_core::rail::schedule::{self, Change, HORIZON, Member};
 use eventrail_core::rail::{dead_letters, intake};
-use sqlx::PgPool;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -26,6 +25,9 @@ use crate::work::{Origin, TargetDone};
 
 /// Outcomes in one commit.
 const BATCH: usize = 500;
+/// Outcomes that are worth a commit of their own, and for how long after the last one fewer are held back.
+const WORTHWHILE: usize = 64;
+const GATHER_FOR: Duration = Duration::from_millis(5);
 /// Batches that may wait for Redis while the next one commits.
 const SETTLE_QUEUE: usize = 4;
 
@@ -73,11 +75,14 @@ pub(crate) async fn run_recorder(
         let mut batch = Vec::with_capacity(BATCH);
         let mut rest = Vec::new();
         let mut listening = Listening::default();
+        let mut began = Instant::now();
         loop {
             batch.append(&mut rest);
             if batch.is_empty() && items.recv_many(&mut batch, BATCH).await == 0 {
                 break;
             }
+            gather(&mut items, &mut batch, began + GATHER_FOR).await;
+            began = Instant::now();
             rest = split_repeated(&mut batch);
             let taken = std::mem::take(&mut batch);
             let Some(committed) = commit(&context, &mut listening, taken, &give_up).await else { break };
@@ -88,6 +93,18 @@ pub(crate) async fn run_recorder(
         drop(to_settle);
     };
     tokio::join!(record, run_settler(&context, settling, settled));
+}
+
+/// Small commits cost most: one that follows another closely waits a little for company. Nobody is kept waiting
+/// by it but the stream's entry and the next retry.
+async fn gather(items: &mut mpsc::UnboundedReceiver<Item>, batch: &mut Vec<Item>, until: Instant) {
+    while batch.len() < WORTHWHILE {
+        let room = BATCH - batch.len();
+        match tokio::time::timeout_at(until.into(), items.recv_many(batch, room)).await {
+            Ok(more) if more > 0 => {}
+            _ => return,
+        }
+    }
 }
 
 /// Leaves in the batch at most one record for each delivery; answers the others.
@@ -164,7 +181,7 @@ async fn write(
     let mut pause = Duration::from_millis(50);
     loop {
         let started = Instant::now();
-        match answered(write_once(&context.pool, listening, &mut records, &mut recorded)).await {
+        match answered(write_once(context, listening, &mut records, &mut recorded)).await {
             Ok(()) => {
                 metrics::histogram!(names::RECORD_COMMIT_SECONDS).record(started.elapsed().as_secs_f64());
                 return Some(recorded);
@@ -187,23 +204,25 @@ async fn write(
 /// Dead letters that somebody wants to hear of go into a transaction of their own, which holds the log lock.
 /// What is committed moves from `records` to `recorded`.
 async fn write_once(
-    pool: &PgPool,
+    context: &Context,
     listening: &mut Listening,
     records: &mut Vec<Record>,
     recorded: &mut Vec<Recorded>,
 ) -> sqlx::Result<()> {
     let dead: HashSet<i64> =
         records.iter().filter(|record| record.status == Status::Dead).map(|record| record.group_id).collect();
-    listening.look_up(pool, dead).await?;
+    listening.look_up(&context.pool, dead).await?;
     let is_told = |record: &Record| record.status == Status::Dead && listening.is_told(record.group_id);
     records.sort_by_key(is_told);
     let untold = records.partition_point(|record| !is_told(record));
     if untold > 0 {
-        recorded.extend(delivery::record(pool, &mut records[..untold]).await?);
+        let mut line = context.lines.take().await?;
+        recorded.extend(delivery::record(&mut *line, &mut records[..untold]).await?);
+        line.give_back();
         records.drain(..untold);
     }
     if !records.is_empty() {
-        recorded.extend(operational::record_dead(pool, records).await?);
+        recorded.extend(operational::record_dead(&context.pool, records).await?);
         records.clear();
     }
     Ok(())

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use eventrail_core::config::{DispatcherConfig, StoreConfig};
+use eventrail_core::db::lines::Lines;
 use eventrail_core::db::{self, dispatcher, tail};
 use eventrail_core::egress::EgressPolicy;
 use eventrail_core::ids::EndpointId;
@@ -38,6 +39,9 @@ const ANNOUNCE_EVERY: Duration = Duration::from_secs(1);
 const ANSWER_WITHIN: Duration = Duration::from_secs(3);
 const MOST_UNANSWERED: u32 = 3;
 const REFRESH_EVERY: Duration = Duration::from_millis(500);
+/// Connections to PostgreSQL: for what is done now and then, and for what is done for each delivery.
+const POOL: u32 = 6;
+const LINES: usize = 8;
 /// Events kept to be sent, in bytes.
 const CACHE_BYTES: usize = 32 << 20;
 /// After the attempts: time for the recorder to write what they brought.
@@ -62,7 +66,8 @@ pub async fn run(
         "entries are taken over only from those who can't hold them any more"
     );
     let name = format!("{}@{}-{}", config.consumer_name, host(), std::process::id());
-    let pool = db::pool(db::connect_options(&store.database_url, &name).context("DATABASE_URL")?, 10);
+    let pool = db::pool(db::connect_options(&store.database_url, &name).context("DATABASE_URL")?, POOL);
+    let lines = Lines::beside(&pool, LINES);
     let redis = Link::new(&store.redis_url).context("REDIS_URL")?;
     rail::check_policy(&mut redis.connection()).await?;
     let keys = Keys::new(&store.redis_prefix);
@@ -70,6 +75,7 @@ pub async fn run(
     let egress = Arc::new(egress);
     let context = Arc::new(Context {
         pool: pool.clone(),
+        lines: lines.clone(),
         redis: redis.clone(),
         keys: keys.clone(),
         consumer: name.clone(),
@@ -99,6 +105,7 @@ pub async fn run(
     let bell = Arc::new(Notify::new());
     let relay = Relay::new(
         pool.clone(),
+        lines,
         redis.clone(),
         RelayConfig { holder: name.clone(), window: config.stream_window, keys: keys.clone() },
         hint_sender.clone(),

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use eventrail_core::db::lines::one_plan;
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{ConnectOptions as _, Connection as _, PgConnection};
 use tokio::time::{Instant, timeout};
@@ -24,7 +25,7 @@ pub(super) struct Link {
 impl Link {
     pub(super) fn new(options: PgConnectOptions) -> Self {
         // Below the writer's own deadline, so that PostgreSQL gives up first and says that it did.
-        let options = options.options([("statement_timeout", "9s"), ("lock_timeout", "8s")]);
+        let options = one_plan(options.options([("statement_timeout", "9s"), ("lock_timeout", "8s")]));
         let now = Instant::now();
         Self { options, connection: None, used_at: now, pause: SHORTEST_PAUSE, not_before: now }
     }

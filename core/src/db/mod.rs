@@ -24,6 +24,7 @@ pub mod group;
 pub mod health;
 pub mod key;
 pub mod lease;
+pub mod lines;
 pub mod log;
 pub mod migrate;
 pub mod operational;

@@ -16,6 +16,9 @@ use crate::prepare;
 use crate::slots::FeedSlot;
 use crate::work::{Origin, Work};
 
+/// The same of a feed with a single endpoint while live work comes in: what is done for many at once would hold
+/// that up.
+const READ_BESIDE_LIVE: usize = 32;
 /// Own pending entries in one read.
 const OWN_COUNT: usize = 1024;
 /// Entries of a consumer that no longer announces itself are taken over once they were idle this long.
@@ -167,7 +170,9 @@ impl Intake {
             Some(_) => (self.most_held / BACKGROUND_PART).saturating_sub(self.held.background()),
             None => self.most_held.saturating_sub(self.held.prompt()) / width,
         };
-        room.saturating_sub(slot.preparing).min(READ_COUNT).min(memory)
+        let beside_live = slot.feed.endpoint_id.is_some() && self.lanes.is_live_coming_in(now);
+        let most = if beside_live { READ_BESIDE_LIVE } else { READ_COUNT };
+        room.saturating_sub(slot.preparing).min(most).min(memory)
     }
 
     /// Takes over what others left behind, and looks again at what is pending here, stream by stream.

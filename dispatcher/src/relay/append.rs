@@ -9,7 +9,7 @@ use futures_util::future::join_all;
 use redis::aio::ConnectionManager;
 
 use super::feeds::FeedState;
-use super::{APPEND_BATCH, FULL_PAUSE, Relay};
+use super::{APPEND_BATCH, FULL_PAUSE, FULL_PAUSE_SINGLE, Relay};
 
 impl Relay {
     /// Appends what the feeds have waiting, to all streams at once, and tells the dispatchers.
@@ -64,7 +64,8 @@ async fn append_all(
                 appended = end;
             }
             Ok(Appended::Full { .. }) => {
-                state.full_until = Some(Instant::now() + FULL_PAUSE);
+                let pause = if state.is_live() { FULL_PAUSE } else { FULL_PAUSE_SINGLE };
+                state.full_until = Some(Instant::now() + pause);
                 break;
             }
             Ok(refused @ (Appended::Refused { .. } | Appended::Missing)) => {

@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use eventrail_core::db::lines::Lines;
 use eventrail_core::db::{lease, tail};
 use eventrail_core::ids::ReplayId;
 use eventrail_core::metrics as names;
@@ -39,8 +40,13 @@ const RENEW_EVERY: Duration = Duration::from_secs(2);
 const BATCH: usize = 500;
 /// Entries in one append; a script holds up Redis while it runs.
 const APPEND_BATCH: usize = 500;
-/// How long a feed whose stream is full is left alone.
+/// How long a feed whose stream is full is left alone: a live one, and one of a single endpoint, whose entries
+/// last for longer, since they are delivered beside live traffic.
 const FULL_PAUSE: Duration = Duration::from_millis(10);
+const FULL_PAUSE_SINGLE: Duration = Duration::from_millis(50);
+/// How often the log is looked at though nobody rings, and the shortest rest between two looks.
+const POLL: Duration = Duration::from_millis(250);
+const SHORTEST_IDLE: Duration = Duration::from_millis(1);
 /// How often a replay with a rate is looked after.
 const PACED_PAUSE: Duration = Duration::from_millis(25);
 /// Reads for lagging feeds in one step, so that the head is never kept waiting for long.
@@ -65,6 +71,8 @@ pub struct RelayConfig {
 
 pub struct Relay {
     pool: PgPool,
+    /// For reading the log.
+    lines: Lines,
     link: Link,
     /// Taken anew for each step.
     redis: ConnectionManager,
@@ -95,6 +103,7 @@ pub struct Relay {
 impl Relay {
     pub(crate) fn new(
         pool: PgPool,
+        lines: Lines,
         link: Link,
         config: RelayConfig,
         hints: mpsc::UnboundedSender<Hint>,
@@ -103,6 +112,7 @@ impl Relay {
         let now = Instant::now();
         Self {
             pool,
+            lines,
             redis: link.connection(),
             link,
             config,
@@ -142,8 +152,10 @@ impl Relay {
         if served? {
             return Ok(Step::Worked);
         }
-        let full = self.feeds.values().any(|feed| feed.full_until.is_some());
-        let pause = if full { FULL_PAUSE } else { Duration::from_millis(250) };
+        let now = Instant::now();
+        let again = self.feeds.values().filter_map(|feed| feed.full_until).min();
+        let pause =
+            again.map_or(POLL, |again| again.saturating_duration_since(now).clamp(SHORTEST_IDLE, POLL));
         Ok(Step::Idle(if self.paces.is_empty() { pause } else { pause.min(PACED_PAUSE) }))
     }
 
@@ -196,7 +208,9 @@ impl Relay {
 
     /// Reads what is new at the head, once for all feeds that stand there, and offers it to them.
     async fn follow_head(&mut self) -> anyhow::Result<usize> {
-        let (mut version, mut events) = tail::read_head(&self.pool, self.head, BATCH as i64).await?;
+        let mut line = self.lines.take().await?;
+        let (mut version, mut events) = tail::read_head(&mut *line, self.head, BATCH as i64).await?;
+        line.give_back();
         if version != self.topology.version || self.topology.version == 0 {
             (version, events) = self.read_topology().await?;
         }
@@ -249,6 +263,18 @@ impl Relay {
         Ok(events.len())
     }
 
+    async fn read_range(
+        &self,
+        place: tail::Place,
+        end: i64,
+        most: usize,
+    ) -> sqlx::Result<Vec<tail::LoggedEvent>> {
+        let mut line = self.lines.take().await?;
+        let events = tail::read_range(&mut *line, place, end, most as i64).await?;
+        line.give_back();
+        Ok(events)
+    }
+
     /// Reads the log for feeds that have fallen behind, a batch at a time and each in turn. Feeds that lag
     /// within the same batch share it.
     async fn help_lagging(&mut self) -> anyhow::Result<bool> {
@@ -271,7 +297,7 @@ impl Relay {
             else {
                 break;
             };
-            let events = tail::read_range(&self.pool, place, end, BATCH as i64).await?;
+            let events = self.read_range(place, end, BATCH).await?;
             let reached = match events.last() {
                 Some(last) if events.len() == BATCH => tail::Place::of(last),
                 last => tail::Place { position: end, floor: last.map_or(place.floor, |last| last.id.0) },

@@ -6,12 +6,14 @@ use eventrail_core::db::tail::{self, Candidate, Place};
 use eventrail_core::feed::{FeedKind, Selection};
 use eventrail_core::ids::EndpointId;
 
+use super::Relay;
 use super::feeds::FeedState;
 use super::pace::Pace;
-use super::{BATCH, Relay};
 
 /// Reads for replays in one step, so that the head is never kept waiting for long.
 const REPLAY_READS: usize = 2;
+/// Events in one of them.
+const REPLAY_BATCH: usize = 100;
 
 impl Relay {
     /// Reads a batch for some of the replays that want more and may have it; answers whether there were any.
@@ -63,12 +65,13 @@ impl Relay {
         let (candidates, end) = match (state.feed.kind, state.feed.endpoint_id) {
             (FeedKind::Redrive, Some(endpoint)) => {
                 let of = (endpoint, state.feed.ask);
-                let candidates = tail::read_dead(&self.pool, of, &selection, place, BATCH as i64).await?;
+                let candidates =
+                    tail::read_dead(&self.pool, of, &selection, place, REPLAY_BATCH as i64).await?;
                 (candidates, state.until(i64::MAX))
             }
             _ => {
                 let end = state.until(self.head.position);
-                let events = tail::read_range(&self.pool, place, end, BATCH as i64).await?;
+                let events = self.read_range(place, end, REPLAY_BATCH).await?;
                 (events.into_iter().map(|event| Candidate { event, is_wanted: true }).collect(), end)
             }
         };
@@ -79,7 +82,7 @@ impl Relay {
         let last = seen.checked_sub(1).and_then(|index| candidates.get(index)).map(|last| &last.event);
         if let Some(state) = self.feeds.get_mut(&id) {
             state.scanned_to(match last {
-                Some(last) if seen < candidates.len() || seen == BATCH => Place::of(last),
+                Some(last) if seen < candidates.len() || seen == REPLAY_BATCH => Place::of(last),
                 last => Place { position: end, floor: last.map_or(place.floor, |last| last.id.0) },
             });
             state.dirty = true;
