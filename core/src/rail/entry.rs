@@ -44,7 +44,10 @@ impl Entry {
     }
 
     fn from_fields(id: &str, fields: &[Value]) -> Option<Self> {
-        let position = id.strip_suffix("-0")?.parse().ok()?;
+        // As Redis writes it, or it could not be acknowledged under the id that we would make of it.
+        let position =
+            id.strip_suffix("-0").filter(|digits| digits.starts_with(|c| ('1'..='9').contains(&c)))?;
+        let position = position.parse().ok()?;
         let (mut event_id, mut targets) = (None, None);
         for pair in fields.chunks_exact(2) {
             match (text(&pair[0])?, text(&pair[1])?) {
@@ -111,5 +114,18 @@ mod tests {
         assert_eq!(parse(&deleted), Some(Read::Void { id: "5-0".into() }));
         let foreign = Value::Array(vec![bulk("5-1"), Value::Array(vec![bulk("a"), bulk("b")])]);
         assert_eq!(parse(&foreign), Some(Read::Foreign { id: "5-1".into() }));
+    }
+
+    #[test]
+    fn an_entry_is_known_by_the_id_that_redis_gave_it() {
+        let entry = |id: &str| {
+            let [event, endpoint] = [EventId::generate().to_string(), EndpointId::generate().to_string()];
+            let fields = vec![bulk("event"), bulk(&event), bulk("targets"), bulk(&endpoint)];
+            parse(&Value::Array(vec![bulk(id), Value::Array(fields)]))
+        };
+        assert!(matches!(entry("5-0"), Some(Read::Entry(Entry { position: 5, .. }))));
+        for id in ["+5-0", "05-0", "-5-0", "0-0", "5-00", "9223372036854775808-0"] {
+            assert_eq!(entry(id), Some(Read::Foreign { id: id.into() }), "{id}");
+        }
     }
 }
