@@ -4,7 +4,7 @@ PROFILE ?= release
 # Cargo's directory for the profile: dev builds into target/debug.
 BUILT := target/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))
 
-.PHONY: up test check openapi ensure-tools
+.PHONY: up test check fuzz openapi ensure-tools
 
 up: ensure-tools
 	@cargo build --profile $(PROFILE) --bin eventrail
@@ -18,6 +18,11 @@ check:
 	cargo clippy --workspace --all-targets --locked -- -D warnings
 	RUSTDOCFLAGS="-D warnings -A rustdoc::private-intra-doc-links" \
 		cargo doc --workspace --no-deps --document-private-items --locked
+
+# Fuzzes each target, or TARGET, for SECONDS: `make fuzz TARGET=cursor SECONDS=600`.
+SECONDS := 60
+fuzz: ensure-tools
+	@scripts/fuzz --seconds $(SECONDS) $(TARGET)
 
 # Writes openapi.json from the handlers' annotations; a test holds it against them.
 openapi:

@@ -108,14 +108,19 @@ async fn read_as(media_types: &[&str], request: Request, limit: usize) -> Result
     let body = tokio::time::timeout(READ_DEADLINE, collect(body, limit))
         .await
         .unwrap_or_else(|_| Err(Problem::new(Kind::RequestTimeout, "The body had not arrived after 20 s")))?;
-    if is_too_deep(&body) {
-        let detail = format!("The body may be nested {MAX_DEPTH} deep, so that everybody can read it");
-        return Err(Problem::new(Kind::InvalidJson, detail));
-    }
+    check_depth(&body)?;
     Ok(body)
 }
 
 /// Payloads are kept as they are: what is nested deeper than parsers go would reach the receivers.
+pub(crate) fn check_depth(json: &[u8]) -> Result<(), Problem> {
+    if is_too_deep(json) {
+        let detail = format!("The body may be nested {MAX_DEPTH} deep, so that everybody can read it");
+        return Err(Problem::new(Kind::InvalidJson, detail));
+    }
+    Ok(())
+}
+
 fn is_too_deep(json: &[u8]) -> bool {
     let (mut depth, mut in_string, mut escaped) = (0_usize, false, false);
     for byte in json {

@@ -28,6 +28,8 @@ use crate::keyring::Keyring;
 mod auth;
 mod body;
 mod caller;
+#[doc(hidden)]
+pub mod doors;
 mod extract;
 mod ingest;
 mod keyring;

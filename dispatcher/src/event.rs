@@ -68,6 +68,11 @@ impl Event {
     }
 }
 
+/// The body that receivers get of an event; `None` if it was read without its payload. For `fuzz/`.
+pub fn request_body(event: &LoggedEvent) -> Option<Bytes> {
+    Event::new(event).map(|event| event.body)
+}
+
 /// Events lately read from the log, up to a number of bytes; the oldest go first.
 #[derive(Debug)]
 pub(crate) struct EventCache {

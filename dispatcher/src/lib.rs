@@ -26,5 +26,7 @@ mod slots;
 mod supervisor;
 mod work;
 
+#[doc(hidden)]
+pub use event::request_body;
 pub use ping::Pings;
 pub use supervisor::run;

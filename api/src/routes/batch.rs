@@ -4,7 +4,8 @@ use std::fmt;
 
 use axum::extract::{Request, State};
 use axum::response::Response;
-use eventrail_core::db::log::Appended;
+use bytes::Bytes;
+use eventrail_core::db::log::{Appended, NewEvent};
 use eventrail_core::event::{EventType, IdempotencyKey, Source};
 use eventrail_core::ids::EventId;
 use serde::de::{SeqAccess, Visitor};
@@ -139,7 +140,17 @@ pub(super) async fn create_events(
         return Err(Problem::new(Kind::InvalidIdempotencyKey, detail));
     }
     let body = body::read(request, api.config.max_batch_bytes as usize).await?;
-    let Some(Events(given)) = body::parse::<Object<BatchBody<'_>>>(&body)?.0.events else {
+    let events = events_of(&body)?;
+    for event in &events {
+        caller.may_send_as(&event.source)?;
+    }
+    let appended = api.ingest.append(events, body.len()).await?;
+    Ok(json(&Answer { data: appended.iter().map(AnswerItem::from).collect() }))
+}
+
+/// What a body comes to: at least one event, and all of them can be used.
+pub(crate) fn events_of(body: &Bytes) -> Result<Vec<NewEvent>, Problem> {
+    let Some(Events(given)) = body::parse::<Object<BatchBody<'_>>>(body)?.0.events else {
         return Err(Problem::field("/events", "is required"));
     };
     if given.is_empty() {
@@ -150,17 +161,10 @@ pub(super) async fn create_events(
     for (index, BatchEvent { event_type, source, payload, idempotency_key: key }) in
         given.into_iter().enumerate()
     {
-        match (Parts { event_type, source, payload, key }).event(&body, &format!("/events/{index}")) {
+        match (Parts { event_type, source, payload, key }).event(body, &format!("/events/{index}")) {
             Ok(event) => events.push(event),
             Err(wrong) => errors.extend(wrong),
         }
     }
-    if !errors.is_empty() {
-        return Err(Problem::fields(errors));
-    }
-    for event in &events {
-        caller.may_send_as(&event.source)?;
-    }
-    let appended = api.ingest.append(events, body.len()).await?;
-    Ok(json(&Answer { data: appended.iter().map(AnswerItem::from).collect() }))
+    if errors.is_empty() { Ok(events) } else { Err(Problem::fields(errors)) }
 }

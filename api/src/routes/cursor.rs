@@ -19,7 +19,7 @@ use crate::problem::Problem;
 const EXPECTED: &str = "must be \"0\", \"$\", a position of the log, a time (RFC 3339) or an event's id";
 
 /// Where the feed is to begin.
-struct StartId(CursorTarget);
+pub(crate) struct StartId(pub(crate) CursorTarget);
 
 impl<'de> Deserialize<'de> for StartId {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {

@@ -209,12 +209,12 @@ pub(super) async fn list_dead_letters(
     Ok(json(&page.map(|letter| DeadLetterItem::Letter(Box::new(letter.into())))))
 }
 
-fn read_cursor(cursor: &str) -> Option<Key> {
+pub(crate) fn read_cursor(cursor: &str) -> Option<Key> {
     let (event, endpoint) = cursor.split_once('.')?;
     Some((event.parse().ok()?, endpoint.parse().ok()?))
 }
 
-fn write_cursor((event, endpoint): Key) -> String {
+pub(crate) fn write_cursor((event, endpoint): Key) -> String {
     format!("{event}.{endpoint}")
 }
 

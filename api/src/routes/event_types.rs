@@ -56,11 +56,15 @@ pub(super) async fn list_event_types(
 
 /// In hexadecimal, for sources may hold what means something in a URL.
 fn write_cursor(kind: &EventKind) -> String {
-    let pair = format!("{} {}", kind.event_type, kind.source);
+    cursor_after(&kind.event_type, &kind.source)
+}
+
+pub(crate) fn cursor_after(event_type: &str, source: &str) -> String {
+    let pair = format!("{event_type} {source}");
     pair.bytes().map(|byte| format!("{byte:02x}")).collect()
 }
 
-fn read_cursor(cursor: &str) -> Option<(String, String)> {
+pub(crate) fn read_cursor(cursor: &str) -> Option<(String, String)> {
     let digits: Vec<u8> = cursor.bytes().map(|byte| (byte as char).to_digit(16)).try_fold(
         Vec::new(),
         |mut digits, digit| {

@@ -131,8 +131,7 @@ pub(super) async fn create_event(
     request: Request,
 ) -> Result<Response, Problem> {
     let body = body::read(request, api.config.max_event_bytes as usize).await?;
-    let Object(EventBody { event_type, source, payload }) = body::parse(&body)?;
-    let event = Parts { event_type, source, payload, key }.event(&body, "").map_err(Problem::fields)?;
+    let event = event_of(&body, key)?;
     let (event_type, source) = (event.event_type.clone(), event.source.clone());
     caller.may_send_as(&source)?;
     let appended = api.ingest.append(vec![event], body.len()).await?;
@@ -153,6 +152,12 @@ pub(super) async fn create_event(
         Some(Appended::Conflict(stored)) => Err(reused(stored.id)),
         None => Err(Problem::new(Kind::Internal, "The event got no answer")),
     }
+}
+
+/// What a body comes to.
+pub(crate) fn event_of(body: &Bytes, key: Option<IdempotencyKey>) -> Result<NewEvent, Problem> {
+    let Object(EventBody { event_type, source, payload }) = body::parse(body)?;
+    Parts { event_type, source, payload, key }.event(body, "").map_err(Problem::fields)
 }
 
 fn reused(first: EventId) -> Problem {
