@@ -12,9 +12,8 @@ use sqlx::{ConnectOptions as _, Connection as _, PgConnection, PgPool};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
-/// A connection that has rested for longer is tried before it is used.
-const TRUSTED_FOR: Duration = Duration::from_secs(1);
-const ANSWER_WITHIN: Duration = Duration::from_secs(2);
+use super::{PING_WITHIN, TRUSTED_FOR};
+
 const CONNECT_WITHIN: Duration = Duration::from_secs(5);
 
 /// At most so many connections, made when they are needed.
@@ -48,7 +47,7 @@ impl Lines {
             // The one that was used last: the others may rest.
             let Some((mut connection, used_at)) = self.0.idle().pop() else { break };
             if used_at.elapsed() < TRUSTED_FOR
-                || matches!(timeout(ANSWER_WITHIN, connection.ping()).await, Ok(Ok(())))
+                || matches!(timeout(PING_WITHIN, connection.ping()).await, Ok(Ok(())))
             {
                 return Ok(Line { connection, lines: self.clone(), _permit: permit });
             }
@@ -63,9 +62,10 @@ impl Lines {
 
 /// The same few statements are asked on these connections again and again: each is planned once. PostgreSQL
 /// would otherwise plan most of them anew each time, since it counts on pruning the partitions beforehand,
-/// which costs several times what the statement does.
+/// which costs several times what the statement does. A plan that was made while a table was empty must serve
+/// when it is not: never without an index.
 pub fn one_plan(options: PgConnectOptions) -> PgConnectOptions {
-    options.options([("plan_cache_mode", "force_generic_plan")])
+    options.options([("plan_cache_mode", "force_generic_plan"), ("enable_seqscan", "off")])
 }
 
 impl Shared {

@@ -85,16 +85,30 @@ pub fn pool(options: PgConnectOptions, connections: u32) -> PgPool {
         .max_connections(connections)
         .acquire_timeout(Duration::from_secs(5))
         .idle_timeout(Duration::from_secs(300))
+        // One that was used just now is alive.
+        .test_before_acquire(false)
+        .before_acquire(|connection, used| {
+            Box::pin(async move {
+                if used.idle_for < TRUSTED_FOR {
+                    return Ok(true);
+                }
+                let alive = tokio::time::timeout(PING_WITHIN, connection.ping()).await;
+                Ok(matches!(alive, Ok(Ok(()))))
+            })
+        })
         // A connection whose server vanished would be held here for ever, and its place in the pool with it.
         .after_release(|connection, _| {
             Box::pin(async move {
-                let alive = tokio::time::timeout(Duration::from_secs(2), connection.ping()).await;
+                let alive = tokio::time::timeout(PING_WITHIN, connection.ping()).await;
                 alive.unwrap_or(Err(sqlx::Error::PoolTimedOut)).map(|()| true)
             })
         })
         .connect_lazy_with(options)
 }
 
+/// A connection that has rested for longer is tried before it is used.
+const TRUSTED_FOR: Duration = Duration::from_secs(1);
+const PING_WITHIN: Duration = Duration::from_secs(2);
 /// What a server that is there answers within.
 const ANSWER_WITHIN: Duration = Duration::from_secs(20);
 

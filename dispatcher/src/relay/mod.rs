@@ -44,8 +44,8 @@ const APPEND_BATCH: usize = 500;
 /// last for longer, since they are delivered beside live traffic.
 const FULL_PAUSE: Duration = Duration::from_millis(10);
 const FULL_PAUSE_SINGLE: Duration = Duration::from_millis(50);
-/// How often the log is looked at though nobody rings, and the shortest rest between two looks.
-const POLL: Duration = Duration::from_millis(250);
+/// The shortest rest between two looks at the log. Passes are due more often than the log need be looked at when
+/// nobody rings.
 const SHORTEST_IDLE: Duration = Duration::from_millis(1);
 /// How often a replay with a rate is looked after.
 const PACED_PAUSE: Duration = Duration::from_millis(25);
@@ -88,6 +88,9 @@ pub struct Relay {
     feeds: HashMap<i64, FeedState>,
     /// Up to here the log was read for the feeds that keep up.
     head: tail::Place,
+    /// Passes begun, those of them to be made without a rest, and when the next one is due.
+    passes: usize,
+    hurried: usize,
     next_pass: Instant,
     next_idle_settle: Instant,
     turn: usize,
@@ -124,6 +127,8 @@ impl Relay {
             topology: Topology::default(),
             feeds: HashMap::new(),
             head: tail::Place::unpruned(0),
+            passes: 0,
+            hurried: 0,
             next_pass: now,
             next_idle_settle: now,
             turn: 0,
@@ -134,7 +139,7 @@ impl Relay {
         }
     }
 
-    /// One round: renew the lease, read the head, append, help those that lag, and once a second the passes.
+    /// One round: renew the lease, read the head, append, help those that lag, and make a pass if one is due.
     ///
     /// # Errors
     /// PostgreSQL or Redis is away. The caller waits a little and calls [`Relay::forget`] before the next step.
@@ -146,16 +151,15 @@ impl Relay {
         let served = self.serve().await;
         // Also when nothing could be appended: Redis may be full, and the passes are what empties it.
         if Instant::now() >= self.next_pass {
-            self.next_pass = Instant::now() + Duration::from_secs(1);
-            self.passes().await?;
+            self.pass().await?;
         }
         if served? {
             return Ok(Step::Worked);
         }
         let now = Instant::now();
         let again = self.feeds.values().filter_map(|feed| feed.full_until).min();
-        let pause =
-            again.map_or(POLL, |again| again.saturating_duration_since(now).clamp(SHORTEST_IDLE, POLL));
+        let until = again.map_or(self.next_pass, |again| again.min(self.next_pass));
+        let pause = until.saturating_duration_since(now).max(SHORTEST_IDLE);
         Ok(Step::Idle(if self.paces.is_empty() { pause } else { pause.min(PACED_PAUSE) }))
     }
 
@@ -198,6 +202,8 @@ impl Relay {
             self.head = tail::Place::unpruned(tail::head(&self.pool).await?);
             self.loader = Loader::default();
             self.orphans_unknown = true;
+            self.hurried = passes::COUNT;
+            self.next_pass = Instant::now();
         } else if !ours && self.leads {
             tracing::warn!(holder = %self.config.holder, "relay lost its lease");
         }

@@ -20,23 +20,56 @@ const IDLE_SETTLE_EVERY: Duration = Duration::from_secs(15);
 /// Feeds that are ended, and endpoints that are parked, in one pass: producers wait meanwhile.
 const CHANGES_AT_ONCE: usize = 500;
 
+#[derive(Clone, Copy)]
+enum Pass {
+    Settle,
+    Park,
+    LoadRetries,
+    EndWaiting,
+    DeleteClosed,
+}
+
+pub(super) const COUNT: usize = 5;
+const PASSES: [Pass; COUNT] =
+    [Pass::Settle, Pass::Park, Pass::LoadRetries, Pass::EndWaiting, Pass::DeleteClosed];
+/// Between two passes: each comes round once a second.
+const REST: Duration = Duration::from_millis(200);
+
 /// Streams of so many epochs before a new one are deleted.
 const EPOCHS_BACK: i64 = 8;
 
 impl Relay {
-    pub(super) async fn passes(&mut self) -> anyhow::Result<()> {
-        self.settle().await?;
-        self.park().await?;
+    /// Makes the pass whose turn it is. The head is read between two of them, since new events would wait for
+    /// all of them otherwise. A relay that has just begun to lead makes the first round without a rest.
+    pub(super) async fn pass(&mut self) -> anyhow::Result<()> {
+        let pass = PASSES[self.passes % COUNT];
+        self.passes += 1;
+        self.hurried = self.hurried.saturating_sub(1);
+        self.next_pass = Instant::now() + if self.hurried > 0 { Duration::ZERO } else { REST };
+        match pass {
+            Pass::Settle => self.settle().await,
+            Pass::Park => self.park().await,
+            Pass::LoadRetries => self.load_retries().await,
+            Pass::EndWaiting => self.end_waiting().await,
+            Pass::DeleteClosed => self.delete_closed().await,
+        }
+    }
+
+    async fn load_retries(&mut self) -> anyhow::Result<()> {
         let hints = self.loader.load(&self.pool, &mut self.redis, &self.config.keys).await?;
         for hint in &hints {
             let _ = self.hints.send(hint.clone());
         }
         ready::publish(&mut self.redis, &self.config.keys.ready(), &hints).await?;
-        // An attempt may have been under way when its endpoint was deleted, so this is asked again and again.
+        Ok(())
+    }
+
+    /// Ends rows that wait for what is no more. An attempt may have been under way when its endpoint was deleted
+    /// or its replay cancelled, so this is asked again and again.
+    async fn end_waiting(&mut self) -> anyhow::Result<()> {
         self.orphans_unknown &= delivery::end_orphans(&self.pool, self.orphans_unknown).await? > 0;
-        // And so may one of a replay that was cancelled.
         replay::end_cancelled(&self.pool).await?;
-        self.delete_closed().await
+        Ok(())
     }
 
     /// Looks at every stream that may hold entries: stores what is settled, rings for what is not, and
