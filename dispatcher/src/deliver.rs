@@ -15,6 +15,7 @@ use eventrail_core::verdict::{AttemptResult, Failure, Verdict, verdict};
 use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER, USER_AGENT};
 
 use crate::classify::classify;
+use crate::clock;
 use crate::event::Event;
 use crate::recipients::Target;
 use crate::work::Work;
@@ -56,7 +57,7 @@ pub(crate) async fn deliver(courier: &Courier, target: &Target, work: Work) -> O
         Verdict::Delivered => (Status::Delivered, None),
         Verdict::Dead | Verdict::Gone => (Status::Dead, None),
         Verdict::Retry { after, .. } => {
-            (Status::Retrying, Some(Utc::now() + TimeDelta::from_std(after).unwrap_or(TimeDelta::days(30))))
+            (Status::Retrying, Some(clock::now() + TimeDelta::from_std(after).unwrap_or(TimeDelta::days(30))))
         }
     };
     let record = Record {
@@ -95,7 +96,7 @@ pub(crate) async fn attempt(
     event: &Event,
     order: &Order,
 ) -> (Attempt, AttemptResult) {
-    let started_at = Utc::now();
+    let started_at = clock::now();
     let started = Instant::now();
     let answer = match courier.egress.check_host(&target.url) {
         Err(denied) => Answer::failed(Failure::EgressDenied, denied.to_string()),
@@ -165,7 +166,7 @@ async fn read(mut response: reqwest::Response) -> Answer {
         .headers()
         .get(RETRY_AFTER)
         .and_then(|value| value.to_str().ok())
-        .and_then(|value| retry_after(value, Utc::now()));
+        .and_then(|value| retry_after(value, clock::now()));
     let mut kept = Vec::new();
     let mut read = 0;
     let mut broken = None;
@@ -206,7 +207,7 @@ fn measure(work: &Work, attempt: &Attempt, verdict: Verdict) {
     metrics::counter!(names::ATTEMPTS, "result" => label).increment(1);
     metrics::histogram!(names::ATTEMPT_SECONDS).record(f64::from(attempt.duration_ms) / 1000.0);
     if verdict == Verdict::Delivered && work.attempts_done == 0 {
-        let latency = (Utc::now() - work.event.created_at).to_std().unwrap_or_default();
+        let latency = (clock::now() - work.event.created_at).to_std().unwrap_or_default();
         metrics::histogram!(names::DELIVERY_LATENCY_SECONDS).record(latency.as_secs_f64());
     }
 }

@@ -8,6 +8,7 @@
 mod background;
 mod breaker;
 mod classify;
+mod clock;
 mod deliver;
 mod event;
 mod http_client;

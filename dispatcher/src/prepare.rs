@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use chrono::{TimeDelta, Utc};
+use chrono::TimeDelta;
 use eventrail_core::db::delivery::{self, Due, Known, Status};
 use eventrail_core::db::lines::Lines;
 use eventrail_core::db::{recipient, tail, waiting};
@@ -22,6 +22,7 @@ use eventrail_core::rail::schedule::{self, Change, Member};
 use sqlx::PgPool;
 use tokio::sync::watch;
 
+use crate::clock;
 use crate::deliver::Courier;
 use crate::event::{Event, EventCache};
 use crate::maintenance::health::Health;
@@ -188,7 +189,7 @@ pub(crate) async fn retries(
     if keys.iter().any(|(_, endpoint)| context.recipients.get(*endpoint).is_none()) {
         context.recipients.refresh().await?;
     }
-    let soon = Utc::now() + TimeDelta::seconds(1);
+    let soon = clock::now() + TimeDelta::seconds(1);
     let (mut works, mut changes, mut gone) = (Vec::new(), Vec::new(), Vec::new());
     for member in due.members {
         match (rows.get(&member), events.get(&member.event_id)) {
@@ -235,7 +236,7 @@ pub(crate) async fn retries(
 /// # Errors
 /// Redis is away. The leases end, and another may try what is in hand here: a duplicate, as rare as that.
 pub(crate) async fn renew(context: &Context, in_hand: Vec<(GroupName, Member)>) -> redis::RedisResult<()> {
-    let until = Utc::now() + RETRY_LEASE;
+    let until = clock::now() + RETRY_LEASE;
     let mut pipeline = redis::pipe();
     for (group, member) in in_hand {
         schedule::queue(&mut pipeline, &context.keys, &group, &[Change::Renew(member, until)]);

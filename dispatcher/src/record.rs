@@ -19,6 +19,7 @@ use eventrail_core::rail::{dead_letters, intake};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+use crate::clock;
 use crate::listening::Listening;
 use crate::prepare::Context;
 use crate::work::{Origin, TargetDone};
@@ -330,7 +331,7 @@ struct Plan {
 impl Plan {
     fn of(batch: &[Committed]) -> Self {
         let mut plan = Self::default();
-        let horizon = Utc::now() + HORIZON;
+        let horizon = clock::now() + HORIZON;
         for Committed { item, row } in batch {
             match item {
                 Item::Record { record, group, origin, .. } => {
@@ -413,6 +414,6 @@ fn letter(record: &Record, row: &Recorded) -> dead_letters::DeadLetter {
         endpoint_id: record.endpoint_id,
         attempts: row.attempt_count,
         last_error: parts.into_iter().flatten().collect::<Vec<_>>().join(" "),
-        at: Utc::now(),
+        at: clock::now(),
     }
 }

@@ -30,7 +30,7 @@ use crate::maintenance::retention::Retention;
 use crate::prepare::Context;
 use crate::recipients::{Defaults, Recipients};
 use crate::relay::{Relay, RelayConfig, Step};
-use crate::{http_client, maintenance, probes, record};
+use crate::{clock, http_client, maintenance, probes, record};
 
 /// A consumer that has not said so for this long is taken for dead.
 const ALIVE: Duration = Duration::from_secs(4);
@@ -98,6 +98,7 @@ pub async fn run(
         open_breakers: watch::Sender::default(),
     });
     tracing::info!(consumer = %name, "dispatcher starts");
+    clock::look(&pool).await;
 
     let (hint_sender, hints) = mpsc::unbounded_channel();
     let (items, item_receiver) = mpsc::unbounded_channel();
@@ -119,6 +120,7 @@ pub async fn run(
     let mut helpers = JoinSet::new();
     helpers.spawn(listen(redis.clone(), keys.clone(), Arc::clone(&bell), hint_sender));
     helpers.spawn(announce(redis.clone(), keys.clone(), name.clone()));
+    helpers.spawn(clock::keep(pool.clone()));
     helpers.spawn(refresh(Arc::clone(&context)));
     helpers.spawn(maintenance::look_after_health(Arc::clone(&context)));
     let (keep, hard) = (config.retention_days, config.retention_hard_days);

@@ -109,6 +109,15 @@ pub fn pool(options: PgConnectOptions, connections: u32) -> PgPool {
 /// A connection that has rested for longer is tried before it is used.
 const TRUSTED_FOR: Duration = Duration::from_secs(1);
 const PING_WITHIN: Duration = Duration::from_secs(2);
+
+/// PostgreSQL's time.
+///
+/// # Errors
+/// PostgreSQL is away.
+pub async fn now(pool: &PgPool) -> sqlx::Result<chrono::DateTime<chrono::Utc>> {
+    sqlx::query_scalar("select clock_timestamp()").fetch_one(pool).await
+}
+
 /// What a server that is there answers within.
 const ANSWER_WITHIN: Duration = Duration::from_secs(20);
 

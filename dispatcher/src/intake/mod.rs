@@ -9,7 +9,6 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use chrono::Utc;
 use eventrail_core::group::GroupName;
 use eventrail_core::ids::EndpointId;
 use eventrail_core::metrics as names;
@@ -22,6 +21,7 @@ use tokio::sync::mpsc;
 use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 
+use crate::clock;
 use crate::deliver::Outcome;
 use crate::lane::HARD_LIMIT;
 use crate::lanes::Lanes;
@@ -216,7 +216,7 @@ impl Intake {
                 }
             }
             Settled::Scheduled { group_id, group, due } => {
-                let wait = (due - Utc::now()).to_std().unwrap_or_default();
+                let wait = (due - clock::now()).to_std().unwrap_or_default();
                 let slot = self.retries.entry(group_id).or_insert_with(|| RetrySlot::new(group));
                 slot.due_by(Instant::now() + wait);
             }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use chrono::{TimeDelta, Utc};
+use chrono::TimeDelta;
 use eventrail_core::db::delivery::{Record, Status};
 use eventrail_core::db::recipient::State;
 use eventrail_core::rail::rate;
@@ -11,6 +11,7 @@ use eventrail_core::rail::schedule::{self, Member};
 use eventrail_core::verdict::Verdict;
 
 use super::{Done, Intake, Leased};
+use crate::clock;
 use crate::deliver::{self, Outcome};
 use crate::lanes::{Class, Ended, Put};
 use crate::recipients::Target;
@@ -88,7 +89,7 @@ impl Intake {
                 continue;
             };
             if matches!(work.origin, Origin::Live(_)) {
-                let delay = (Utc::now() - work.event.created_at).to_std().unwrap_or_default();
+                let delay = (clock::now() - work.event.created_at).to_std().unwrap_or_default();
                 self.lanes.live_started(delay, now);
             }
             let context = Arc::clone(&self.context);
@@ -139,7 +140,7 @@ impl Intake {
     pub(super) fn put_off(&mut self, work: Work, at: Instant) {
         let spread = Duration::from_millis(rand::random_range(0..1000));
         let wait = at.saturating_duration_since(Instant::now()) + spread;
-        let at = Utc::now() + TimeDelta::from_std(wait).unwrap_or(TimeDelta::days(1));
+        let at = clock::now() + TimeDelta::from_std(wait).unwrap_or(TimeDelta::days(1));
         match &work.origin {
             Origin::Live(_) => {
                 let record = Record {

@@ -3,11 +3,11 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use chrono::Utc;
 use eventrail_core::db::answered;
 use eventrail_core::rail::schedule::Member;
 
 use super::{BACKOFF, Done, Intake, READ_COUNT};
+use crate::clock;
 use crate::prepare::{self, Claimed};
 use crate::record::Item;
 
@@ -70,6 +70,6 @@ impl Intake {
     pub(super) fn give_back(&mut self, member: Member) {
         let Some(leased) = self.leased.get(&member).filter(|leased| !leased.handed_on) else { return };
         let (group_id, group) = (leased.group_id, leased.group.clone());
-        self.send(Item::Later { member, group_id, group, at: Utc::now() });
+        self.send(Item::Later { member, group_id, group, at: clock::now() });
     }
 }

@@ -13,6 +13,8 @@ use eventrail_core::rail::schedule::{self, Change, HORIZON, Member};
 use redis::aio::ConnectionManager;
 use sqlx::PgPool;
 
+use crate::clock;
+
 /// Rows in one read.
 const BATCH: i64 = 5_000;
 /// Reads in one pass.
@@ -47,7 +49,7 @@ impl Loader {
         redis: &mut ConnectionManager,
         keys: &Keys,
     ) -> anyhow::Result<Vec<Hint>> {
-        let now = Utc::now();
+        let now = clock::now();
         let mut groups = HashMap::new();
         let horizon = now + HORIZON;
         let mut from = self.loaded_to.unwrap_or(now - OVERDUE);
