@@ -4,7 +4,7 @@ PROFILE ?= release
 # Cargo's directory for the profile: dev builds into target/debug.
 BUILT := target/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))
 
-.PHONY: up test check fuzz openapi ensure-tools
+.PHONY: up test chaos check fuzz openapi ensure-tools
 
 up: ensure-tools
 	@cargo build --profile $(PROFILE) --bin eventrail
@@ -12,6 +12,10 @@ up: ensure-tools
 
 test: ensure-tools
 	@scripts/test
+
+# Breaks everything under load and looks for what is lost: make chaos ARGS="--minutes 30 --seed 7"
+chaos: ensure-tools
+	@scripts/chaos $(ARGS)
 
 check:
 	cargo fmt --all --check

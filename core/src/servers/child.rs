@@ -104,6 +104,21 @@ impl Child {
         }
     }
 
+    /// Sends a signal to it and then to its children.
+    #[cfg(feature = "testing")]
+    pub(super) fn signal(&self, signal: Signal) {
+        send(self.pid, signal);
+        for child in orphan::children(self.pid) {
+            send(child, signal);
+        }
+    }
+
+    /// Whether it has not ended.
+    #[cfg(feature = "testing")]
+    pub(super) fn is_running(&mut self) -> bool {
+        matches!(self.process.try_wait(), Ok(None))
+    }
+
     /// The parent goes first, so that it can't react to the end of its children.
     fn send_kill(&mut self) -> Vec<i32> {
         let mut processes = vec![self.pid];

@@ -145,6 +145,28 @@ impl Postgres {
         }
     }
 
+    /// Holds all of its processes, as a machine that is paused.
+    #[cfg(feature = "testing")]
+    pub fn freeze(&self) {
+        if let Some(child) = &self.child {
+            child.signal(Signal::STOP);
+        }
+    }
+
+    /// Lets them go on.
+    #[cfg(feature = "testing")]
+    pub fn thaw(&self) {
+        if let Some(child) = &self.child {
+            child.signal(Signal::CONT);
+        }
+    }
+
+    /// Whether it runs; it may have ended by itself.
+    #[cfg(feature = "testing")]
+    pub fn is_running(&mut self) -> bool {
+        self.child.as_mut().is_some_and(Child::is_running)
+    }
+
     /// Starts it again after [`Self::stop`] or [`Self::kill`] (a running one is stopped first), on the same
     /// directory and port.
     ///

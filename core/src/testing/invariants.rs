@@ -1,6 +1,7 @@
 //! The invariants of the log and its feeds, asked of a running system at any moment, in the middle of any
 //! fault: a test watches them while it breaks things.
 
+use chrono::{DateTime, Utc};
 use sqlx::PgPool;
 
 use super::Stack;
@@ -9,14 +10,14 @@ use crate::ids::EventId;
 use crate::rail::keys::Keys;
 
 /// Events that a group's endpoint is owed by the live feed and that have no outcome: of feed `$1` (all, if
-/// null), up to position `$2` (its settled position, if null), but for positions `$3`.
+/// null), up to position `$2` (its settled position, if null), but for positions `$3` and for what is at or below `$4`.
 const WITHOUT_OUTCOME: &str = "
 select 'event at ' || e.position || ' for endpoint ' || s.endpoint_id || ' of feed ' || f.id
        || ' (settled up to ' || f.settled_position || ') has no outcome'
 from feed f
 join endpoint p on p.group_id = f.group_id and p.status <> 'deleted'
 join subscription s on s.endpoint_id = p.id
-join event e on e.position > greatest(f.from_position, s.from_position)
+join event e on e.position > greatest(f.from_position, s.from_position, $4)
             and e.position <= coalesce($2, f.settled_position)
             and (s.to_position is null or e.position <= s.to_position)
 where f.kind = 'live' and f.status = 'active' and f.id = coalesce($1, f.id) and e.position <> all($3)
@@ -51,7 +52,15 @@ impl Invariants {
     /// # Errors
     /// PostgreSQL is away.
     pub async fn settled_without_outcome(&self) -> sqlx::Result<Vec<String>> {
-        self.without_outcome(None, None, &[]).await
+        self.settled_without_outcome_since(0).await
+    }
+
+    /// The same for what is above `position`: a row that was there stays there, so a long run need not ask again.
+    ///
+    /// # Errors
+    /// PostgreSQL is away.
+    pub async fn settled_without_outcome_since(&self, position: i64) -> sqlx::Result<Vec<String>> {
+        self.without_outcome(None, None, &[], position).await
     }
 
     /// Events at or below the tail of a live feed's stream that are neither in the stream nor have an outcome
@@ -61,14 +70,90 @@ impl Invariants {
     /// # Errors
     /// PostgreSQL or Redis is away.
     pub async fn holes(&self) -> anyhow::Result<Vec<String>> {
+        self.holes_since(0).await
+    }
+
+    /// The same for what is above `position`.
+    ///
+    /// # Errors
+    /// PostgreSQL or Redis is away.
+    pub async fn holes_since(&self, position: i64) -> anyhow::Result<Vec<String>> {
         let mut redis = self.redis.get_multiplexed_async_connection().await?;
         let mut holes = Vec::new();
         for (feed, stream) in self.live_streams().await? {
             let Some((tail, entries)) = contents(&mut redis, &stream).await? else { continue };
-            let missing = self.without_outcome(Some(feed), Some(tail), &entries).await?;
+            let missing = self.without_outcome(Some(feed), Some(tail), &entries, position).await?;
             holes.extend(missing.into_iter().map(|missing| format!("{missing}, nor is it in {stream}")));
         }
         Ok(holes)
+    }
+
+    /// The position up to which all live feeds have settled.
+    ///
+    /// # Errors
+    /// PostgreSQL is away.
+    pub async fn settled_by_all(&self) -> sqlx::Result<i64> {
+        let sql =
+            "select coalesce(min(settled_position), 0) from feed where kind = 'live' and status = 'active'";
+        sqlx::query_scalar(sql).fetch_one(&self.pool).await
+    }
+
+    /// Deliveries that wait to be tried again and should have been so long ago (DESIGN, I4).
+    ///
+    /// # Errors
+    /// PostgreSQL is away.
+    pub async fn overdue(&self, by: std::time::Duration) -> sqlx::Result<Vec<String>> {
+        let sql = "select 'delivery ' || event_id || ' to ' || endpoint_id || ' is ' || status || ' and has been due since '
+                          || next_attempt_at
+                   from delivery where status in ('pending', 'retrying')
+                   and (next_attempt_at < clock_timestamp() - $1 or next_attempt_at is null) limit 5";
+        sqlx::query_scalar(sql).bind(by).fetch_all(&self.pool).await
+    }
+
+    /// Deliveries that wait for longer than anything should make them wait.
+    ///
+    /// # Errors
+    /// PostgreSQL is away.
+    pub async fn far_away(&self, beyond: std::time::Duration) -> sqlx::Result<Vec<String>> {
+        let sql =
+            "select 'delivery ' || event_id || ' to ' || endpoint_id || ' is ' || status || ' and will wait until '
+                          || next_attempt_at
+                   from delivery where status in ('pending', 'retrying')
+                   and next_attempt_at > clock_timestamp() + $1 limit 5";
+        sqlx::query_scalar(sql).bind(beyond).fetch_all(&self.pool).await
+    }
+
+    /// Deliveries that were given up.
+    ///
+    /// # Errors
+    /// PostgreSQL is away.
+    pub async fn dead(&self) -> sqlx::Result<Vec<String>> {
+        let sql =
+            "select 'delivery ' || event_id || ' to ' || endpoint_id || ' is dead after ' || attempt_count
+                   from delivery where status = 'dead' limit 5";
+        sqlx::query_scalar(sql).fetch_all(&self.pool).await
+    }
+
+    /// Events whose id or time goes back while their position goes on.
+    ///
+    /// # Errors
+    /// PostgreSQL is away.
+    pub async fn out_of_order(&self) -> sqlx::Result<Vec<String>> {
+        let sql = "select 'event at ' || position || ' is older than the one before it' from (
+                       select position, id <= lag(id) over log or created_at < lag(created_at) over log as back
+                       from event window log as (order by position)) e
+                   where back limit 5";
+        sqlx::query_scalar(sql).fetch_all(&self.pool).await
+    }
+
+    /// The whole log, with the idempotency key of each event, in order.
+    ///
+    /// # Errors
+    /// PostgreSQL is away.
+    pub async fn log(&self) -> sqlx::Result<Vec<(EventId, String, DateTime<Utc>)>> {
+        let sql = "select e.id, coalesce(k.key, ''), e.created_at
+                   from event e left join idempotency_key k on k.event_id = e.id order by e.position";
+        sqlx::query_as(sql).fetch_all(&self.pool).await
     }
 
     /// How many deliveries of these events have arrived, by the record.
@@ -150,8 +235,10 @@ impl Invariants {
         feed: Option<i64>,
         up_to: Option<i64>,
         but: &[i64],
+        above: i64,
     ) -> sqlx::Result<Vec<String>> {
-        sqlx::query_scalar(WITHOUT_OUTCOME).bind(feed).bind(up_to).bind(but).fetch_all(&self.pool).await
+        let asked = sqlx::query_scalar(WITHOUT_OUTCOME).bind(feed).bind(up_to).bind(but).bind(above);
+        asked.fetch_all(&self.pool).await
     }
 }
 

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::print_stderr, reason = "in a test a panic is the report")]
 
 mod api;
+mod disk;
 mod eventually;
 mod invariants;
 mod past;
@@ -14,6 +15,7 @@ mod stack;
 mod template;
 
 pub use api::{Api, Endpoint, Reply};
+pub use disk::SmallDisk;
 pub use eventually::{PATIENCE, eventually, eventually_within};
 pub use invariants::Invariants;
 pub use process::EventrailProcess;

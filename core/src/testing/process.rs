@@ -1,8 +1,11 @@
 //! The real binary as a process, to be killed, stopped and held.
 
 use std::ffi::OsStr;
+use std::fs::File;
+use std::path::Path;
 use std::process::{ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
@@ -54,15 +57,35 @@ impl EventrailProcess {
     ) -> Self {
         let mut command = tokio::process::Command::new(binary);
         command.args(arguments).env_clear().envs(environment.iter().cloned());
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut this = Self::launch(command, arguments.first().copied().unwrap_or("eventrail"), listen);
+        let (stdout, stderr) = (this.process.stdout.take().unwrap(), this.process.stderr.take().unwrap());
+        tokio::spawn(collect(stdout, this.name.clone(), Arc::clone(&this.lines)));
+        tokio::spawn(collect(stderr, this.name.clone(), Arc::clone(&this.lines)));
+        this
+    }
+
+    /// The same with all that it says appended to a file, for processes that say much: [`Self::log`] stays empty.
+    pub fn spawn_logging_to(
+        binary: impl AsRef<OsStr>,
+        arguments: &[&str],
+        environment: &[(String, String)],
+        listen: &str,
+        log: &Path,
+    ) -> Self {
+        let out = File::options().append(true).create(true).open(log).unwrap();
+        let mut command = tokio::process::Command::new(binary);
+        command.args(arguments).env_clear().envs(environment.iter().cloned());
+        command.stderr(out.try_clone().unwrap()).stdout(out);
+        Self::launch(command, arguments.first().copied().unwrap_or("eventrail"), listen)
+    }
+
+    fn launch(mut command: tokio::process::Command, name: &str, listen: &str) -> Self {
+        command.stdin(Stdio::null()).kill_on_drop(true);
         servers::die_with_us(&mut command, Signal::KILL);
-        let mut process = command.spawn().unwrap();
+        let process = command.spawn().unwrap();
         let pid = Pid::from_raw(i32::try_from(process.id().unwrap()).unwrap()).unwrap();
-        let name = arguments.first().copied().unwrap_or("eventrail").to_owned();
-        let lines = Arc::new(Mutex::new(Vec::new()));
-        tokio::spawn(collect(process.stdout.take().unwrap(), name.clone(), Arc::clone(&lines)));
-        tokio::spawn(collect(process.stderr.take().unwrap(), name.clone(), Arc::clone(&lines)));
-        Self { name, process, pid, lines, base: format!("http://{listen}") }
+        Self { name: name.to_owned(), process, pid, lines: Arc::default(), base: format!("http://{listen}") }
     }
 
     /// Waits until `/readyz` answers 200; panics with the log if the process ends, or after a while.
@@ -78,8 +101,13 @@ impl EventrailProcess {
                 panic!("{} ended with {status}:\n{}", self.name, self.log());
             }
             assert!(tokio::time::Instant::now() < deadline, "{} is not ready:\n{}", self.name, self.log());
-            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+            tokio::time::sleep(Duration::from_millis(20)).await;
         }
+    }
+
+    /// Its status, if it has ended.
+    pub fn ended(&mut self) -> Option<ExitStatus> {
+        self.process.try_wait().unwrap()
     }
 
     /// A client of the API that this process serves.
@@ -138,10 +166,15 @@ impl EventrailProcess {
 
     /// Waits for its end.
     pub async fn exit(mut self) -> ExitStatus {
-        match tokio::time::timeout(PATIENCE, self.process.wait()).await {
-            Ok(status) => status.unwrap(),
-            Err(_) => panic!("{} still runs:\n{}", self.name, self.log()),
+        match self.exit_within(PATIENCE).await {
+            Some(status) => status,
+            None => panic!("{} still runs:\n{}", self.name, self.log()),
         }
+    }
+
+    /// The same; `None` if it still runs after `patience`.
+    pub async fn exit_within(&mut self, patience: Duration) -> Option<ExitStatus> {
+        tokio::time::timeout(patience, self.process.wait()).await.ok().map(Result::unwrap)
     }
 
     fn signal(&self, signal: Signal) {

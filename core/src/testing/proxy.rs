@@ -1,4 +1,5 @@
-//! A TCP proxy that can be cut, stalled, slowed down, or made to swallow answers, in the middle of traffic.
+//! A TCP proxy that can be cut, stalled, delayed, slowed down, turned to another server, or made to swallow
+//! answers, in the middle of traffic.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -19,6 +20,8 @@ enum Mode {
     Stalled,
     /// Each piece waits this long.
     Delayed(Duration),
+    /// So many bytes a second pass, each way of each connection.
+    Slow(u32),
     /// Requests pass, answers vanish.
     Deaf,
 }
@@ -29,6 +32,7 @@ pub struct CuttingProxy {
     mode: watch::Sender<Mode>,
     connections: Arc<AtomicUsize>,
     abandoned: watch::Sender<usize>,
+    upstream: watch::Sender<SocketAddr>,
     _accepting: AbortOnDropHandle<()>,
 }
 
@@ -40,6 +44,7 @@ impl CuttingProxy {
         let connections = Arc::new(AtomicUsize::new(0));
         let counted = Arc::clone(&connections);
         let (abandoned, generation) = watch::channel(0);
+        let (upstream, towards) = watch::channel(upstream);
         let accepting = tokio::spawn(async move {
             let mut running = tokio::task::JoinSet::new();
             while let Ok((client, _)) = listener.accept().await {
@@ -49,12 +54,14 @@ impl CuttingProxy {
                         mode: watched.clone(),
                         born: *generation.borrow(),
                         generation: generation.clone(),
+                        upstream: towards.clone(),
                     };
-                    running.spawn(connect(client, upstream, link, Arc::clone(&counted)));
+                    running.spawn(connect(client, link, Arc::clone(&counted)));
                 }
             }
         });
-        Self { address, mode, connections, abandoned, _accepting: AbortOnDropHandle::new(accepting) }
+        let accepting = AbortOnDropHandle::new(accepting);
+        Self { address, mode, connections, abandoned, upstream, _accepting: accepting }
     }
 
     /// A proxy for the server of this URL, and the URL that leads through the proxy.
@@ -90,6 +97,16 @@ impl CuttingProxy {
         self.mode.send_replace(Mode::Delayed(delay));
     }
 
+    /// Lets so many bytes a second pass, each way of each connection.
+    pub fn slow_down(&self, bytes_a_second: u32) {
+        self.mode.send_replace(Mode::Slow(bytes_a_second));
+    }
+
+    /// New connections go to another server; those that there are are closed.
+    pub fn turn_to(&self, upstream: SocketAddr) {
+        self.upstream.send_replace(upstream);
+    }
+
     /// Requests reach the server, answers never come back: whoever asked can't know what happened.
     pub fn swallow_answers(&self) {
         self.mode.send_replace(Mode::Deaf);
@@ -113,9 +130,12 @@ struct Link {
     mode: watch::Receiver<Mode>,
     born: usize,
     generation: watch::Receiver<usize>,
+    upstream: watch::Receiver<SocketAddr>,
 }
 
-async fn connect(client: TcpStream, upstream: SocketAddr, link: Link, connections: Arc<AtomicUsize>) {
+async fn connect(client: TcpStream, link: Link, connections: Arc<AtomicUsize>) {
+    let mut towards = link.upstream.clone();
+    let upstream = *towards.borrow_and_update();
     let Ok(server) = TcpStream::connect(upstream).await else { return };
     let _ = (client.set_nodelay(true), server.set_nodelay(true));
     connections.fetch_add(1, Ordering::SeqCst);
@@ -128,6 +148,7 @@ async fn connect(client: TcpStream, upstream: SocketAddr, link: Link, connection
             pump(from_server, to_client, link, true),
         ) } => {}
         _ = cut.wait_for(|mode| *mode == Mode::Cut) => {}
+        _ = towards.changed() => {}
     }
     connections.fetch_sub(1, Ordering::SeqCst);
 }
@@ -149,6 +170,12 @@ async fn pump(
         match now {
             Mode::Deaf if is_answer => continue,
             Mode::Delayed(delay) => tokio::time::sleep(delay).await,
+            Mode::Slow(bytes_a_second) => {
+                let seconds = length as f64 / f64::from(bytes_a_second);
+                // Not the whole piece's time at once: the link may be mended meanwhile.
+                let mended = link.mode.wait_for(|mode| !matches!(mode, Mode::Slow(_)));
+                let _ = tokio::time::timeout(Duration::from_secs_f64(seconds), mended).await;
+            }
             _ => {}
         }
         if to.write_all(&buffer[..length]).await.is_err() {
@@ -193,6 +220,30 @@ mod tests {
         proxy.mend();
         let mut again = TcpStream::connect(proxy.address()).await.unwrap();
         assert_eq!(ask(&mut again).await.unwrap(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_link_turned_to_another_server_closes_what_it_had_and_leads_there() {
+        let proxy = CuttingProxy::start(echo_server().await).await;
+        let mut stream = TcpStream::connect(proxy.address()).await.unwrap();
+        assert_eq!(ask(&mut stream).await.unwrap(), 1);
+        let silent = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        proxy.turn_to(silent.local_addr().unwrap());
+        assert!(matches!(stream.read(&mut [0]).await, Ok(0) | Err(_)), "closed");
+        let _client = TcpStream::connect(proxy.address()).await.unwrap();
+        silent.accept().await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_slow_link_passes_bytes_at_its_pace_until_it_is_mended() {
+        let proxy = CuttingProxy::start(echo_server().await).await;
+        let mut stream = TcpStream::connect(proxy.address()).await.unwrap();
+        proxy.slow_down(1);
+        stream.write_all(&[0; 100]).await.unwrap();
+        let held = tokio::time::timeout(Duration::from_millis(100), stream.read(&mut [0])).await;
+        assert!(held.is_err(), "a hundred bytes take a hundred seconds");
+        proxy.mend();
+        stream.read_exact(&mut [0; 100]).await.unwrap();
     }
 
     #[tokio::test]

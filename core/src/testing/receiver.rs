@@ -128,8 +128,12 @@ struct State {
     connections: usize,
 }
 
+/// Sees each request and says how it is answered.
+type Judge = Box<dyn Fn(Request) -> Answer + Send + Sync>;
+
 struct Shared {
     state: Mutex<State>,
+    judge: Option<Judge>,
     arrived: Notify,
     released: watch::Sender<u64>,
 }
@@ -137,6 +141,18 @@ struct Shared {
 impl Shared {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap()
+    }
+
+    /// Keeps the request; answers what the scripts say, and what tells of a release from now on.
+    fn by_script(&self, request: Request) -> (Answer, watch::Receiver<u64>) {
+        let mut state = self.state();
+        let scripted = state.next.get_mut(&request.path).and_then(VecDeque::pop_front);
+        let answer = scripted.or_else(|| state.always.get(&request.path).cloned());
+        *state.counts.entry(request.path.clone()).or_default() += 1;
+        state.requests.push(request);
+        let mut released = self.released.subscribe();
+        released.mark_unchanged();
+        (answer.unwrap_or_else(|| Answer::status(200)), released)
     }
 }
 
@@ -154,10 +170,20 @@ impl Receiver {
 
     /// On a given address, such as that of a receiver that was dropped.
     pub async fn start_on(address: SocketAddr) -> Self {
+        Self::listen(address, None).await
+    }
+
+    /// A receiver that keeps nothing: `judge` is given each request and says how it is answered.
+    pub async fn start_judged(judge: impl Fn(Request) -> Answer + Send + Sync + 'static) -> Self {
+        Self::listen((Ipv4Addr::LOCALHOST, 0).into(), Some(Box::new(judge))).await
+    }
+
+    async fn listen(address: SocketAddr, judge: Option<Judge>) -> Self {
         let listener = TcpListener::bind(address).await.unwrap();
         let address = listener.local_addr().unwrap();
         let shared = Arc::new(Shared {
             state: Mutex::default(),
+            judge,
             arrived: Notify::new(),
             released: watch::Sender::new(0),
         });
@@ -271,15 +297,9 @@ async fn serve(stream: TcpStream, connection: usize, shared: Arc<Shared>) {
     let _ = stream.set_nodelay(true);
     let mut stream = BufReader::new(stream);
     while let Some(request) = read_request(&mut stream, connection).await {
-        let (answer, mut released) = {
-            let mut state = shared.state();
-            let scripted = state.next.get_mut(&request.path).and_then(VecDeque::pop_front);
-            let answer = scripted.or_else(|| state.always.get(&request.path).cloned());
-            *state.counts.entry(request.path.clone()).or_default() += 1;
-            state.requests.push(request);
-            let mut released = shared.released.subscribe();
-            released.mark_unchanged();
-            (answer.unwrap_or_else(|| Answer::status(200)), released)
+        let (answer, mut released) = match &shared.judge {
+            Some(judge) => (judge(request), shared.released.subscribe()),
+            None => shared.by_script(request),
         };
         shared.arrived.notify_waiters();
         if !answer.delay.is_zero() {

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use sqlx::PgPool;
 
-use super::{PATIENCE, eventually_within, template};
+use super::{PATIENCE, SmallDisk, eventually_within, template};
 use crate::db;
 use crate::ids::{EndpointId, EventId};
 use crate::rail::keys::{CONSUMER_GROUP, Keys};
@@ -20,11 +20,21 @@ pub struct StackOptions {
     pub durability: Durability,
     pub redis: RedisOptions,
     pub pool_size: u32,
+    /// Further settings of PostgreSQL.
+    pub postgres_settings: Vec<(String, String)>,
+    /// Puts PostgreSQL on a disk of its own with so many megabytes, where this machine allows it.
+    pub small_disk: Option<u32>,
 }
 
 impl Default for StackOptions {
     fn default() -> Self {
-        Self { durability: Durability::ProcessOnly, redis: RedisOptions::default(), pool_size: 10 }
+        Self {
+            durability: Durability::ProcessOnly,
+            redis: RedisOptions::default(),
+            pool_size: 10,
+            postgres_settings: Vec::new(),
+            small_disk: None,
+        }
     }
 }
 
@@ -34,6 +44,8 @@ pub struct Stack {
     pub redis: Redis,
     pub pool: PgPool,
     pub redis_client: redis::Client,
+    /// `None` unless it was asked for and could be had.
+    pub disk: Option<SmallDisk>,
     directory: PathBuf,
 }
 
@@ -73,9 +85,11 @@ impl Stack {
         let directory =
             std::env::temp_dir().join(format!("eventrail-test-{}", uuid::Uuid::new_v4().simple()));
         std::fs::create_dir(&directory).unwrap();
+        let disk = options.small_disk.and_then(|size| SmallDisk::mount(&directory.join("postgres"), size));
         let of_postgres = PostgresOptions {
             durability: options.durability,
             template: Some(template::path(&binaries).await),
+            settings: options.postgres_settings,
             ..PostgresOptions::for_tests()
         };
         let (postgres, redis) = tokio::join!(
@@ -86,7 +100,7 @@ impl Stack {
         let pool =
             db::pool(db::connect_options(&postgres.url(), "eventrail-test").unwrap(), options.pool_size);
         let redis_client = crate::rail::client(&redis.url()).unwrap();
-        Self { postgres, redis, pool, redis_client, directory }
+        Self { postgres, redis, pool, redis_client, disk, directory }
     }
 
     /// What an `eventrail` process needs in its environment to use these servers.
@@ -156,8 +170,11 @@ impl Stack {
         .await;
     }
 
-    /// What is left to do, in words.
-    async fn unsettled(&self) -> anyhow::Result<Vec<String>> {
+    /// What is left to do, in words; see [`Self::assert_settled`].
+    ///
+    /// # Errors
+    /// PostgreSQL or Redis is away.
+    pub async fn unsettled(&self) -> anyhow::Result<Vec<String>> {
         let mut left = self.unsettled_rows().await?;
         left.extend(self.unsettled_keys().await?);
         Ok(left)
@@ -219,6 +236,7 @@ impl Drop for Stack {
     fn drop(&mut self) {
         self.postgres.kill_now();
         self.redis.kill_now();
+        drop(self.disk.take());
         let _ = std::fs::remove_dir_all(&self.directory);
     }
 }

@@ -1,0 +1,146 @@
+//! Compares what producers were told with what receivers got and with the record.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use eventrail_core::ids::EventId;
+
+use crate::cluster::Cluster;
+use crate::faults::Struck;
+use crate::ledger::{Arrival, Record};
+use crate::plan::Kind;
+use crate::report::{Figures, OfKind};
+
+/// What a fault breaks may show so long after its healing: a lease that runs out, a consumer that is taken over.
+const AFTERMATH: Duration = Duration::from_secs(30);
+
+/// Waits until every receiver has what it is owed and nothing is left to do; notes what stays.
+pub(crate) async fn wait_until_settled(cluster: &Cluster, patience: Duration) {
+    let deadline = tokio::time::Instant::now() + patience;
+    let (mut left, mut quiet) = (Vec::new(), 0);
+    while tokio::time::Instant::now() < deadline && cluster.ledger.problems().is_empty() {
+        left = if cluster.ledger.open().0 > 0 {
+            cluster.ledger.owed()
+        } else {
+            match cluster.stack.lock().await.unsettled().await {
+                Ok(left) => left,
+                Err(error) => vec![error.to_string()],
+            }
+        };
+        // Twice, since what is on its way from one place to the next may be in neither.
+        quiet = if left.is_empty() { quiet + 1 } else { 0 };
+        if quiet == 2 {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    for what in left {
+        cluster.ledger.problem(format!("left at the end: {what}"));
+    }
+}
+
+/// The record of the log against what was acknowledged and what arrived.
+pub(crate) async fn compare_log(cluster: &Cluster) -> anyhow::Result<()> {
+    let invariants = cluster.stack.lock().await.invariants();
+    for problem in invariants.out_of_order().await? {
+        cluster.ledger.problem(problem);
+    }
+    let log = invariants.log().await?;
+    let mut problems = Vec::new();
+    {
+        let record = cluster.ledger.record();
+        if log.len() != record.acknowledged.len() {
+            let acknowledged = record.acknowledged.len();
+            problems
+                .push(format!("{acknowledged} events were acknowledged and {} are in the log", log.len()));
+        }
+        let log: BTreeMap<EventId, _> = log.into_iter().map(|(id, key, at)| (id, (key, at))).collect();
+        for (id, event) in &record.acknowledged {
+            match log.get(id) {
+                None => problems.push(format!("{id} was acknowledged and is not in the log")),
+                Some((key, at)) => {
+                    if *key != event.draft.key() || event.created_at.is_some_and(|told| told != *at) {
+                        problems
+                            .push(format!("{id} is in the log under {key:?} since {at}, unlike {event:?}"));
+                    }
+                }
+            }
+        }
+        for arrival in &record.arrivals {
+            let same = record.acknowledged.get(&arrival.event).is_some_and(|event| {
+                event.draft.number == arrival.number
+                    && log
+                        .get(&arrival.event)
+                        .is_some_and(|(_, at)| at.timestamp_micros() == arrival.timestamp)
+            });
+            if !same {
+                problems.push(format!("{arrival:?} is not what was acknowledged"));
+            }
+        }
+    }
+    for problem in problems {
+        cluster.ledger.problem(problem);
+    }
+    Ok(())
+}
+
+/// Counts, and times after each fault.
+pub(crate) fn figures(record: &Record, journal: &[Struck]) -> Figures {
+    let mut figures = Figures {
+        runs: 1,
+        events: record.acknowledged.len(),
+        deliveries: record.acknowledged.values().map(|event| event.draft.owed_to().len()).sum(),
+        requests: record.arrivals.len(),
+        failed_on_purpose: record.arrivals.iter().filter(|arrival| !arrival.accepted).count(),
+        lost: record.acknowledged.keys().map(|id| record.missing(*id).len()).sum(),
+        ..Figures::default()
+    };
+    let mut kinds: BTreeMap<Kind, OfKind> = BTreeMap::new();
+    for struck in journal {
+        let of_kind = kinds.entry(struck.fault.kind).or_default();
+        of_kind.drawn += 1;
+        of_kind.first_ms.extend(first_delivery(record, struck).map(milliseconds));
+        of_kind.recovery_ms.extend(recovery(record, struck).map(milliseconds));
+    }
+    for arrival in record.arrivals.iter().filter(|arrival| arrival.again_after.is_some()) {
+        figures.duplicates += 1;
+        match cause(arrival, journal) {
+            Some(struck) => kinds.entry(struck.fault.kind).or_default().duplicates += 1,
+            None => figures.unexplained += 1,
+        }
+    }
+    figures.kinds = kinds.into_iter().map(|(kind, of_kind)| (kind.name().to_owned(), of_kind)).collect();
+    figures
+}
+
+fn milliseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap()
+}
+
+/// From a fault to the first delivery of an event that was posted after it.
+fn first_delivery(record: &Record, struck: &Struck) -> Option<Duration> {
+    let later = record.acknowledged.iter().filter(|(_, event)| event.posted_at >= struck.began);
+    let first = later.filter_map(|(id, _)| record.accepted.get(id)?.iter().flatten().min()).min()?;
+    Some(*first - struck.began)
+}
+
+/// From a fault's healing until all is delivered that was acknowledged until then.
+fn recovery(record: &Record, struck: &Struck) -> Option<Duration> {
+    let healed = struck.healed?;
+    let until_then = record.acknowledged.iter().filter(|(_, event)| event.at <= healed);
+    let last = until_then.filter_map(|(id, _)| record.accepted.get(id)?.iter().flatten().max()).max()?;
+    Some(last.saturating_sub(healed))
+}
+
+/// The fault that made a delivery come again: one that was there or not long past when it came first, the
+/// nearest to that moment.
+fn cause<'a>(arrival: &Arrival, journal: &'a [Struck]) -> Option<&'a Struck> {
+    let before = arrival.again_after?;
+    let candidates = journal.iter().filter(|struck| {
+        struck.began <= arrival.at && struck.healed.is_none_or(|healed| healed + AFTERMATH >= before)
+    });
+    candidates.min_by_key(|struck| {
+        let healed = struck.healed.unwrap_or(Duration::MAX);
+        if before < struck.began { struck.began - before } else { before.saturating_sub(healed) }
+    })
+}
