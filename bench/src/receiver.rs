@@ -81,6 +81,7 @@ pub(crate) struct Ledger {
 #[derive(Clone, Copy)]
 struct Entry {
     first_at: Instant,
+    last_at: Instant,
     times: u32,
     bytes: usize,
 }
@@ -92,6 +93,8 @@ pub(crate) struct Receipts {
     pub(crate) duplicates: u64,
     pub(crate) first_at: Instant,
     pub(crate) last_at: Instant,
+    /// When one of them was received for the last time.
+    pub(crate) repeated_at: Instant,
     /// From the event's commit (the time in its id) to its receipt, in the order received.
     pub(crate) latencies: Vec<Duration>,
     pub(crate) mean_bytes: usize,
@@ -110,9 +113,13 @@ impl Ledger {
     }
 
     fn enter(&self, id: EventId, bytes: usize) {
-        let first_at = Instant::now();
-        let entry = Entry { first_at, times: 0, bytes };
-        self.entries().entry(id).or_insert(entry).times += 1;
+        let now = Instant::now();
+        let new = Entry { first_at: now, last_at: now, times: 0, bytes };
+        let mut entries = self.entries();
+        let entry = entries.entry(id).or_insert(new);
+        entry.times += 1;
+        entry.last_at = now;
+        drop(entries);
         self.changed.notify_one();
     }
 
@@ -148,6 +155,7 @@ impl Ledger {
             duplicates: received.iter().map(|(_, entry)| u64::from(entry.times - 1)).sum(),
             first_at: at(received.first()),
             last_at: at(received.last()),
+            repeated_at: received.iter().map(|(_, entry)| entry.last_at).max().unwrap_or(self.start.0),
             latencies: received.iter().map(|(id, entry)| self.latency(*id, entry.first_at)).collect(),
             mean_bytes: received.iter().map(|(_, entry)| entry.bytes).sum::<usize>() / received.len().max(1),
         }

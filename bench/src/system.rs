@@ -61,6 +61,16 @@ impl System {
         self.until_ready(&address, "dispatcher").await
     }
 
+    /// Kills the dispatcher, empties Redis, and starts another dispatcher.
+    pub(crate) async fn strike(&mut self) -> anyhow::Result<()> {
+        if let Some(mut dispatcher) = self.dispatcher.take() {
+            dispatcher.kill().await?;
+        }
+        let mut redis = redis::Client::open(self.redis.url())?.get_multiplexed_async_connection().await?;
+        redis::cmd("FLUSHALL").exec_async(&mut redis).await?;
+        self.start_dispatcher().await
+    }
+
     /// In order, as an operator would.
     pub(crate) async fn stop_dispatcher(&mut self) -> anyhow::Result<()> {
         let Some(mut dispatcher) = self.dispatcher.take() else { return Ok(()) };
