@@ -4,7 +4,7 @@ PROFILE ?= release
 # Cargo's directory for the profile: dev builds into target/debug.
 BUILT := target/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))
 
-.PHONY: up test chaos check fuzz openapi ensure-tools
+.PHONY: up test chaos soak check fuzz openapi ensure-tools
 
 up: ensure-tools
 	@cargo build --profile $(PROFILE) --bin eventrail
@@ -27,6 +27,12 @@ check:
 SECONDS := 60
 fuzz: ensure-tools
 	@scripts/fuzz --seconds $(SECONDS) $(TARGET)
+
+# Mixed traffic for MINUTES; fails if memory, descriptors, connections or tables go on growing, or if anything is lost.
+MINUTES := 10
+soak: ensure-tools
+	@cargo build --profile $(PROFILE) -p eventrail -p eventrail-bench
+	@$(BUILT)/eventrail-bench soak --minutes $(MINUTES)
 
 # Writes openapi.json from the handlers' annotations; a test holds it against them.
 openapi:

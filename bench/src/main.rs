@@ -5,6 +5,8 @@
 //!
 //! `replay` posts at a steady rate and tells what a replay beside it changes.
 //!
+//! `soak` looks for hours at whether anything grows.
+//!
 //! [`system`] starts and stops what is measured, [`generator`] posts, [`receiver`] counts, [`bare_loop`]
 //! compares, [`cpu`] reads who has worked how much, [`report`] prints.
 
@@ -15,6 +17,7 @@ mod generator;
 mod receiver;
 mod replay;
 mod report;
+mod soak;
 mod system;
 
 use std::process::ExitCode;
@@ -34,6 +37,8 @@ enum Command {
     FirstFigure(first_figure::FirstFigureArgs),
     /// What live traffic feels of a replay at full speed
     Replay(replay::ReplayArgs),
+    /// Whether memory, descriptors, connections and tables level off under mixed traffic
+    Soak(soak::SoakArgs),
 }
 
 #[tokio::main]
@@ -44,6 +49,7 @@ async fn main() -> ExitCode {
         match &command {
             Command::FirstFigure(args) => first_figure::run(args).await,
             Command::Replay(args) => replay::run(args).await,
+            Command::Soak(args) => soak::run(args).await,
         }
     };
     let measured = tokio::select! {

@@ -97,6 +97,14 @@ impl System {
         format!("http://{}", self.api_address)
     }
 
+    pub(crate) fn database_url(&self) -> String {
+        self.postgres.url()
+    }
+
+    pub(crate) fn redis_url(&self) -> String {
+        self.redis.url()
+    }
+
     pub(crate) fn api_id(&self) -> Option<u32> {
         self.api.as_ref()?.id()
     }
