@@ -8,14 +8,14 @@
 use std::sync::Arc;
 
 use axum::Router;
-use eventrail_core::config::ApiConfig;
+use eventrail_core::config::{ApiConfig, Auth};
 use eventrail_core::db;
 use eventrail_core::egress::EgressPolicy;
 use eventrail_core::ping::Pinger;
 use eventrail_core::rail::doorbell::Doorbell;
+use eventrail_core::rail::probe::Probe;
 use eventrail_core::vault::Vault;
 use metrics_exporter_prometheus::PrometheusHandle;
-use redis::aio::ConnectionManager;
 use sqlx::PgPool;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -49,8 +49,8 @@ const KEY_READERS: u32 = 2;
 /// What the API is given by the process that runs it.
 pub struct Deps {
     pub pool: PgPool,
-    /// Only for the health probe; may be away.
-    pub redis: ConnectionManager,
+    /// It may be away.
+    pub redis: Probe,
     pub doorbell: Doorbell,
     pub egress: EgressPolicy,
     pub admin_token: Option<String>,
@@ -71,7 +71,7 @@ pub(crate) struct Shared {
     pub(crate) reads: PgPool,
     pub(crate) vault: Arc<Vault>,
     pub(crate) pinger: Arc<dyn Pinger>,
-    pub(crate) redis: ConnectionManager,
+    pub(crate) redis: Probe,
     pub(crate) doorbell: Doorbell,
     pub(crate) egress: EgressPolicy,
     pub(crate) access: Access,
@@ -91,6 +91,9 @@ impl std::ops::Deref for Api {
 impl Api {
     fn new(config: ApiConfig, deps: Deps) -> anyhow::Result<(Self, Writer)> {
         let access = Access::decide(&config, deps.admin_token.as_deref())?;
+        if config.auth == Auth::Off {
+            tracing::warn!("AUTH=off: whoever reaches {} may do anything", config.listen);
+        }
         let options = deps.pool.connect_options().as_ref().clone();
         let (ingest, writer) = Ingest::new(options, deps.doorbell.clone());
         let shared = Shared {

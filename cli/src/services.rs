@@ -11,7 +11,7 @@ use eventrail_core::config::{
 use eventrail_core::db;
 use eventrail_core::egress::EgressPolicy;
 use eventrail_core::metrics::{self, PrometheusHandle};
-use eventrail_core::rail::{self, doorbell::Doorbell};
+use eventrail_core::rail::{self, doorbell::Doorbell, keys::Keys, probe::Probe};
 use eventrail_core::vault::Vault;
 use eventrail_dispatcher::Pings;
 use sqlx::{Connection as _, PgPool};
@@ -138,6 +138,7 @@ impl ApiService {
         eventrail_api::validate(config, admin_token.as_deref()).setting()?;
         let (of_pings, key) = (pool.clone(), Arc::clone(&vault));
         let pinger = Arc::new(Pings::new(of_pings, key, egress.clone(), dispatcher.clone())?);
+        let redis = Probe::new(redis, &Keys::new(&store.redis_prefix));
         let deps =
             eventrail_api::Deps { pool, redis, doorbell, egress, admin_token, prometheus, vault, pinger };
         Ok(Self { deps, _doorbell: ringing })

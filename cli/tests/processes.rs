@@ -88,6 +88,13 @@ async fn secrets_sealed_with_another_key_sign_on_without_the_old_one() {
     let endpoint = api.client().create_endpoint_with("default", &body).await;
     assert!(api.sigterm().await.success());
 
+    // Without the old key nothing can be signed, so nothing is sent.
+    let stranger = EventrailProcess::api(BINARY, &stack, &[("SECRETS_KEY", NEW_KEY)]).await;
+    let test = format!("/consumer-groups/default/endpoints/{}/test", endpoint.id);
+    let _ = stranger.client().post(&test, &json!({})).await.expect(500);
+    assert!(stranger.log().contains("check SECRETS_KEY"));
+    assert!(stranger.sigterm().await.success());
+
     let rekey = async |old: &[&str]| {
         let mut environment = stack.environment();
         environment.push(("SECRETS_KEY".into(), NEW_KEY.into()));

@@ -11,7 +11,7 @@ pub type Pinged = Pin<Box<dyn Future<Output = anyhow::Result<Option<(EventId, At
 
 /// Sends `eventrail.ping` to endpoints, also to disabled ones.
 pub trait Pinger: Send + Sync {
-    /// Sends one ping; `None` if there is no such endpoint. Fails only if PostgreSQL is away: a receiver that
-    /// behaves badly is an attempt like any other.
+    /// Sends one ping; `None` if there is no such endpoint. Fails only if PostgreSQL is away or nothing can
+    /// be signed: a receiver that behaves badly is an attempt like any other.
     fn ping(&self, endpoint: EndpointId) -> Pinged;
 }

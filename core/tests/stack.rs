@@ -4,6 +4,7 @@
 use std::time::{Duration, Instant};
 
 use eventrail_core::db;
+use eventrail_core::rail::{self, intake};
 use eventrail_core::testing::{CuttingProxy, Stack, eventually};
 
 #[tokio::test]
@@ -54,4 +55,29 @@ async fn postgres_can_be_cut_off_and_comes_back() {
     assert!(db::migrate::is_current(&pool).await.is_err());
     proxy.mend();
     eventually(async || db::migrate::is_current(&pool).await).await;
+}
+
+#[tokio::test]
+async fn our_connections_commit_synchronously_whatever_the_database_says() {
+    let stack = Stack::start().await;
+    let lax = "alter database eventrail set synchronous_commit = off";
+    sqlx::query(lax).execute(&stack.pool).await.unwrap();
+    let pool = db::pool(db::connect_options(&stack.postgres.url(), "test").unwrap(), 1);
+    let setting: String = sqlx::query_scalar("show synchronous_commit").fetch_one(&pool).await.unwrap();
+    assert_eq!(setting, "on");
+}
+
+#[tokio::test]
+async fn a_consumer_lives_on_while_redis_is_full() {
+    let stack = Stack::start().await;
+    let (keys, name) = (stack.keys(), "dispatcher@host-1");
+    let mut consumer = rail::connection(&stack.redis_client).unwrap();
+    let minute = Duration::from_secs(60);
+    intake::announce(&mut consumer, &keys, name, minute).await.unwrap();
+    let mut redis = stack.redis_connection().await;
+    redis::cmd("CONFIG").arg(&["SET", "maxmemory", "1"]).exec_async(&mut redis).await.unwrap();
+    intake::announce(&mut consumer, &keys, name, 10 * minute).await.unwrap();
+    let left: u64 = redis::cmd("TTL").arg(keys.alive(name)).query_async(&mut redis).await.unwrap();
+    assert!(left > 60, "{left} s");
+    assert!(intake::announce(&mut consumer, &keys, "another", minute).await.is_err(), "it is full");
 }

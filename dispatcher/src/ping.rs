@@ -57,6 +57,10 @@ impl Pinger for Pings {
             let Some(recipient) = found.filter(|recipient| recipient.state != State::Deleted) else {
                 return Ok(None);
             };
+            anyhow::ensure!(
+                recipient.state != State::Sealed,
+                "{endpoint}: its secrets can't be opened, so nothing can be signed for it: check SECRETS_KEY"
+            );
             let target = Target::new(&recipient, &defaults)?;
             let payload = serde_json::json!({ "endpoint_id": endpoint, "group": recipient.group.as_ref() });
             let event = Event::ping(payload.to_string().as_bytes());

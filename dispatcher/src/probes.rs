@@ -6,7 +6,7 @@ use anyhow::Context as _;
 use axum::Router;
 use axum::http::StatusCode;
 use axum::routing::get;
-use eventrail_core::db::migrate;
+use eventrail_core::db::migrate::{self, Readiness};
 use metrics_exporter_prometheus::PrometheusHandle;
 use sqlx::PgPool;
 use tokio::net::TcpListener;
@@ -28,13 +28,13 @@ pub(crate) async fn serve(
     let ready = move || {
         let pool = pool.clone();
         async move {
-            match migrate::is_current(&pool).await {
-                Ok(true) => (StatusCode::OK, "ready\n"),
-                Ok(false) => {
-                    (StatusCode::SERVICE_UNAVAILABLE, "the schema is not current: run `eventrail migrate`\n")
-                }
-                Err(_) => (StatusCode::SERVICE_UNAVAILABLE, "PostgreSQL is away\n"),
-            }
+            let reason = match migrate::readiness(&pool).await {
+                Ok(Readiness::Ready) => return (StatusCode::OK, "ready\n"),
+                Ok(Readiness::OldSchema) => "the schema is not current: run `eventrail migrate`\n",
+                Ok(Readiness::ReadOnly) => "PostgreSQL takes no writes: DATABASE_URL leads to a standby\n",
+                Err(_) => "PostgreSQL is away\n",
+            };
+            (StatusCode::SERVICE_UNAVAILABLE, reason)
         }
     };
     let router = Router::new()

@@ -157,9 +157,12 @@ pub(super) async fn test_endpoint(
     endpoint::get(&api.pool, &group, id).await?.ok_or_else(no_such_endpoint)?;
     let author = caller.author("test_endpoint");
     endpoint_change::note(&api.pool, &author, &group, id, serde_json::json!({})).await?;
-    let pinged = api.pinger.ping(id).await.map_err(|error| {
-        tracing::warn!(error = format!("{error:#}"), "an endpoint could not be tried out");
-        Problem::new(Kind::Unavailable, "PostgreSQL can't be reached at the moment; try again")
+    let pinged = api.pinger.ping(id).await.map_err(|error| match error.downcast::<sqlx::Error>() {
+        Ok(error) => Problem::from(error),
+        Err(error) => {
+            tracing::error!(error = format!("{error:#}"), "an endpoint could not be tried out");
+            Problem::new(Kind::Internal, "Nothing was sent; the log has the reason under this request_id")
+        }
     })?;
     let (event_id, attempt) = pinged.ok_or_else(no_such_endpoint)?;
     Ok(json(&TestView::new(event_id, attempt)))

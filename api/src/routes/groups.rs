@@ -10,7 +10,6 @@ use eventrail_core::db::audit::Author;
 use eventrail_core::db::figures::{self, Figures};
 use eventrail_core::db::group::{self, Created, Deleted, Group};
 use eventrail_core::group::GroupName;
-use eventrail_core::rail::probe;
 use eventrail_core::retry::RetryOverride;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, json};
@@ -195,8 +194,8 @@ pub(super) async fn get_group(
 ) -> Result<Response, Problem> {
     let group = group::get(&api.reads, &name).await?.ok_or_else(no_such_group)?;
     let figures = figures::of_group(&api.reads, group.id).await?;
-    let redis_answers = tokio::time::timeout(PROBE_DEADLINE, probe::ping(&api.redis)).await;
-    let stalled_because = stalled_because(&group, &figures, matches!(redis_answers, Ok(Ok(()))));
+    let redis_asked = tokio::time::timeout(PROBE_DEADLINE, api.redis.ask()).await;
+    let stalled_because = stalled_because(&group, &figures, matches!(redis_asked, Ok(Ok(()))));
     Ok(view::json(&GroupDetail::new(group, &figures, stalled_because)))
 }
 

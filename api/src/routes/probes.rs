@@ -5,8 +5,7 @@ use std::time::Duration;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
-use eventrail_core::db::migrate;
-use eventrail_core::rail::probe;
+use eventrail_core::db::migrate::{self, Readiness};
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -47,11 +46,11 @@ struct Up {
     )
 )]
 pub(super) async fn health(State(api): State<Api>) -> Response {
-    let postgres = tokio::time::timeout(PROBE_DEADLINE, migrate::is_current(&api.pool));
-    let redis = tokio::time::timeout(PROBE_DEADLINE, probe::ping(&api.redis));
+    let postgres = tokio::time::timeout(PROBE_DEADLINE, migrate::readiness(&api.pool));
+    let redis = tokio::time::timeout(PROBE_DEADLINE, api.redis.ask());
     let (postgres, redis) = tokio::join!(postgres, redis);
     let word = |is_ok: bool| if is_ok { "ok" } else { "unavailable" };
-    let (postgres, redis) = (matches!(postgres, Ok(Ok(true))), matches!(redis, Ok(Ok(()))));
+    let (postgres, redis) = (matches!(postgres, Ok(Ok(Readiness::Ready))), matches!(redis, Ok(Ok(()))));
     let (status, summary) = if postgres && redis {
         (StatusCode::OK, "ok")
     } else {
@@ -68,7 +67,7 @@ pub(super) async fn livez() -> Response {
 
 /// Whether events can be stored
 ///
-/// That needs PostgreSQL with the schema of this version.
+/// That needs PostgreSQL with the schema of this version, and no standby.
 #[utoipa::path(
     get,
     path = "/readyz",
@@ -76,14 +75,13 @@ pub(super) async fn livez() -> Response {
     responses((status = 200, description = "They can", body = Up), (status = 503, description = "unavailable"))
 )]
 pub(super) async fn readyz(State(api): State<Api>) -> Result<Response, Problem> {
-    match tokio::time::timeout(PROBE_DEADLINE, migrate::is_current(&api.pool)).await {
-        Ok(Ok(true)) => Ok(json(&Up { status: "ok" })),
-        Ok(Ok(false)) => Err(Problem::new(
-            Kind::Unavailable,
-            "The schema is older than this version: run `eventrail migrate`",
-        )),
-        _ => Err(Problem::new(Kind::Unavailable, "PostgreSQL can't be reached")),
-    }
+    let detail = match tokio::time::timeout(PROBE_DEADLINE, migrate::readiness(&api.pool)).await {
+        Ok(Ok(Readiness::Ready)) => return Ok(json(&Up { status: "ok" })),
+        Ok(Ok(Readiness::OldSchema)) => "The schema is older than this version: run `eventrail migrate`",
+        Ok(Ok(Readiness::ReadOnly)) => "PostgreSQL takes no writes: DATABASE_URL leads to a standby",
+        _ => "PostgreSQL can't be reached",
+    };
+    Err(Problem::new(Kind::Unavailable, detail))
 }
 
 /// Metrics for Prometheus

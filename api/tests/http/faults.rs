@@ -30,6 +30,33 @@ async fn without_redis_events_are_accepted_all_the_same() {
 }
 
 #[tokio::test]
+async fn a_redis_that_answers_but_takes_nothing_is_not_well() {
+    let stack = Stack::start().await;
+    let Server { api, .. } = &Server::start(&stack).await;
+    let mut redis = stack.redis_connection().await;
+    for (maxmemory, status, is) in [("1", 503, "unavailable"), ("0", 200, "ok")] {
+        let setting = ["SET", "maxmemory", maxmemory];
+        redis::cmd("CONFIG").arg(&setting).exec_async(&mut redis).await.unwrap();
+        assert_eq!(api.get("/health").await.expect(status).body["redis"], is);
+    }
+}
+
+#[tokio::test]
+async fn a_postgres_that_takes_no_writes_is_not_ready() {
+    let stack = Stack::start().await;
+    // As every session of a standby is.
+    let read_only = "alter database eventrail set default_transaction_read_only = on";
+    sqlx::query(read_only).execute(&stack.pool).await.unwrap();
+    let Server { api, .. } = &Server::start(&stack).await;
+    let refused = api.get("/readyz").await;
+    assert_problem(&refused, 503, "unavailable");
+    assert!(refused.text.contains("standby"), "{}", refused.text);
+    assert_eq!(api.get("/health").await.expect(503).body["postgres"], "unavailable");
+    let event = json!({ "event_type": "a.b", "source": "s", "payload": 1 });
+    assert_problem(&api.post("/events", &event).await, 503, "unavailable");
+}
+
+#[tokio::test]
 async fn redis_may_be_away_at_the_start() {
     let mut stack = Stack::start().await;
     stack.redis.kill().await;

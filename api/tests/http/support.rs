@@ -10,7 +10,7 @@ use eventrail_core::db::delivery::Attempt;
 use eventrail_core::egress::EgressPolicy;
 use eventrail_core::ids::{EndpointId, EventId, ReplayId};
 use eventrail_core::ping::{Pinged, Pinger};
-use eventrail_core::rail::{self, doorbell::Doorbell};
+use eventrail_core::rail::{self, doorbell::Doorbell, probe::Probe};
 use eventrail_core::testing::{Api, Reply, Stack};
 use eventrail_core::verdict::Failure;
 use metrics_exporter_prometheus::PrometheusHandle;
@@ -58,7 +58,7 @@ impl Server {
         tokio::spawn(ringing);
         let deps = Deps {
             pool,
-            redis,
+            redis: Probe::new(redis, &stack.keys()),
             doorbell,
             egress: EgressPolicy::new(
                 options.egress_allow.split(',').filter_map(|net| net.parse().ok()).collect(),

@@ -26,6 +26,27 @@ pub async fn is_current(pool: &PgPool) -> sqlx::Result<bool> {
         .await
 }
 
+/// Whether events can be stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Readiness {
+    Ready,
+    /// The schema is of an older version.
+    OldSchema,
+    /// The server takes no writes: a standby, mostly.
+    ReadOnly,
+}
+
+/// # Errors
+/// PostgreSQL is away.
+pub async fn readiness(pool: &PgPool) -> sqlx::Result<Readiness> {
+    let read_only: bool =
+        sqlx::query_scalar("select current_setting('transaction_read_only')::bool").fetch_one(pool).await?;
+    if read_only {
+        return Ok(Readiness::ReadOnly);
+    }
+    Ok(if is_current(pool).await? { Readiness::Ready } else { Readiness::OldSchema })
+}
+
 /// Changes with any change of the migrations.
 #[cfg(feature = "testing")]
 pub fn fingerprint() -> String {

@@ -63,6 +63,9 @@ pub fn connect_options(url: &str, application: &str) -> anyhow::Result<PgConnect
     let options = PgConnectOptions::from_str(url)?.application_name(application).options([
         ("statement_timeout", "30s"),
         ("lock_timeout", "20s"),
+        // Whatever the server or the role says: what was answered with 2xx, or acknowledged in Redis, must
+        // outlive a crash of the server.
+        ("synchronous_commit", "on"),
         // A process that freezes inside a transaction must not keep the log lock.
         ("idle_in_transaction_session_timeout", "5s"),
         ("tcp_keepalives_idle", "10"),

@@ -90,13 +90,14 @@ pub async fn announce(
     consumer: &str,
     ttl: Duration,
 ) -> RedisResult<()> {
-    redis::cmd("SET")
-        .arg(keys.alive(consumer))
-        .arg("1")
-        .arg("PX")
-        .arg(ttl.as_millis() as u64)
-        .exec_async(redis)
-        .await
+    let (key, ttl) = (keys.alive(consumer), ttl.as_millis() as u64);
+    // A Redis at `maxmemory` refuses new values, but lets what is there live on: others must not take this
+    // consumer for dead while it sends what it holds.
+    let lives_on: bool = redis::cmd("PEXPIRE").arg(&key).arg(ttl).query_async(redis).await?;
+    if lives_on {
+        return Ok(());
+    }
+    redis::cmd("SET").arg(key).arg("1").arg("PX").arg(ttl).exec_async(redis).await
 }
 
 /// Says that this consumer is gone: what it holds is taken over at once.

@@ -63,6 +63,11 @@ impl Keys {
         format!("{}.consumer.{consumer}", self.prefix)
     }
 
+    /// What probes write, to see whether anything can be written.
+    pub fn probe(&self) -> String {
+        format!("{}.probe", self.prefix)
+    }
+
     /// Where relays hear that the log or the topology has grown.
     pub fn doorbell(&self) -> String {
         format!("{}.doorbell", self.prefix)
