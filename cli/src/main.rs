@@ -135,3 +135,66 @@ async fn told_to_stop(stop: &CancellationToken, mut signals: [Signal; 2]) -> any
     tokio::select! { _ = interrupt.recv() => {} _ = terminate.recv() => {} }
     anyhow::bail!("stopped at once, as told")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DOCUMENTS: [&str; 5] = [
+        include_str!("../../README.md"),
+        include_str!("../../SECURITY.md"),
+        include_str!("../../docs/OPERATIONS.md"),
+        include_str!("../../docs/RECEIVERS.md"),
+        include_str!("../../docs/RUNBOOK.md"),
+    ];
+
+    /// What a line of a document tells its reader to type: all of it, in a block of code, or a part in backticks.
+    fn commands(line: &str) -> Vec<&str> {
+        let whole = line.trim_start();
+        if whole.starts_with("eventrail ") {
+            return vec![whole.split(" #").next().unwrap_or(whole)];
+        }
+        line.split('`').skip(1).step_by(2).filter(|part| part.starts_with("eventrail ")).collect()
+    }
+
+    /// Words as a shell would make them, with ids in the place of those that are left open.
+    fn words(command: &str) -> Vec<String> {
+        let mut words = vec![String::new()];
+        let mut is_quoted = false;
+        for letter in command.trim().chars() {
+            match letter {
+                '\'' => is_quoted = !is_quoted,
+                ' ' if !is_quoted => words.push(String::new()),
+                letter => words.last_mut().unwrap().push(letter),
+            }
+        }
+        words.retain(|word| !word.is_empty());
+        words.iter().map(|word| word.replace('…', "01h455vb4pex5vsknk084sn02q")).collect()
+    }
+
+    #[test]
+    fn the_commands_that_documents_tell_are_understood() {
+        let (mut seen, mut misunderstood) = (0, String::new());
+        for command in DOCUMENTS.iter().flat_map(|document| document.lines()).flat_map(commands) {
+            // One that stands for several.
+            if command.contains('|') {
+                continue;
+            }
+            seen += 1;
+            let words = words(command);
+            let Err(error) = Cli::command().try_get_matches_from(&words) else { continue };
+            // A command's name alone, as in a sentence about it.
+            let is_name = matches!(
+                error.kind(),
+                ErrorKind::MissingSubcommand
+                    | ErrorKind::MissingRequiredArgument
+                    | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand
+            ) && words.len() == 2;
+            if error.use_stderr() && !is_name {
+                misunderstood.push_str(&format!("`{command}`: {error}"));
+            }
+        }
+        assert!(misunderstood.is_empty(), "{misunderstood}");
+        assert!(seen > 60, "{seen} commands are found");
+    }
+}

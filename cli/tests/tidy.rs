@@ -1,7 +1,7 @@
 //! The rules of the house that no lint knows. Each complaint names the file, the line and the rule.
 #![allow(clippy::unwrap_used, reason = "in a test a panic is the report")]
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use eventrail_core::metrics;
@@ -194,17 +194,20 @@ fn metrics_in(text: &str) -> BTreeSet<&str> {
 }
 
 #[test]
-fn dashboards_show_metrics_that_exist_and_each_metric_is_measured() {
+fn dashboards_and_documents_name_metrics_that_exist_and_each_metric_is_measured() {
     let known: BTreeSet<&str> = metrics::ALL.iter().map(|(name, _)| *name).collect();
     let files = files();
     let mut dashboards = 0;
-    for file in files.iter().filter(|file| file.is_in(&["dashboards/grafana/"])) {
-        dashboards += 1;
-        serde_json::from_str::<serde_json::Value>(&file.text).unwrap();
+    for file in files.iter().filter(|file| file.is_in(&["dashboards/", "docs/", "README.md"])) {
+        if file.path.ends_with(".json") {
+            dashboards += 1;
+            serde_json::from_str::<serde_json::Value>(&file.text).unwrap();
+        }
         for word in metrics_in(&file.text) {
             let suffixes = ["_bucket", "_sum", "_count"];
             let base = suffixes.iter().find_map(|suffix| word.strip_suffix(suffix)).unwrap_or(word);
-            assert!(known.contains(base), "{}: {word} is not in core::metrics", file.path);
+            let is_crate = CRATES.iter().any(|name| word.strip_prefix("eventrail_") == Some(name));
+            assert!(is_crate || known.contains(base), "{}: {word} is not in core::metrics", file.path);
         }
     }
     assert!(dashboards > 0);
@@ -221,16 +224,73 @@ fn dashboards_show_metrics_that_exist_and_each_metric_is_measured() {
     }
 }
 
+/// A heading as the fragment of a link to it.
+fn fragment(heading: &str) -> String {
+    let letters = heading.trim().to_lowercase().replace(' ', "-");
+    letters.chars().filter(|letter| letter.is_alphanumeric() || "-_".contains(*letter)).collect()
+}
+
+#[test]
+fn each_alert_has_its_section_in_the_runbook() {
+    let read = |path: &str| std::fs::read_to_string(root().join(path)).unwrap();
+    let (rules, runbook) = (read("dashboards/alerts.yml"), read("docs/RUNBOOK.md"));
+    let sections: BTreeMap<String, &str> = runbook
+        .split("\n## ")
+        .skip(1)
+        .map(|section| (fragment(section.lines().next().unwrap()), section))
+        .collect();
+    let rules: Vec<&str> = rules.split("- alert: ").skip(1).collect();
+    assert!(rules.len() > 10, "the rules are found");
+    for rule in rules {
+        let name = rule.lines().next().unwrap();
+        for needed in ["expr: ", "severity: ", "summary: "] {
+            assert!(rule.contains(needed), "{name} has no `{needed}`");
+        }
+        assert!(!metrics_in(rule).is_empty() || rule.contains("expr: up{"), "{name} asks for no metric");
+        let link = rule.split("runbook: docs/RUNBOOK.md#").nth(1).and_then(|rest| rest.lines().next());
+        let section = link.and_then(|link| sections.get(link));
+        let section = section.unwrap_or_else(|| panic!("{name}: docs/RUNBOOK.md has no section {link:?}"));
+        assert!(section.contains(&format!("`{name}`")), "{name} is not named in its section of the runbook");
+    }
+    let alerts = runbook.split('`').filter(|word| word.starts_with("EventRail"));
+    for alert in alerts.filter(|word| word.chars().all(char::is_alphanumeric)) {
+        let is_rule = read("dashboards/alerts.yml").contains(&format!("- alert: {alert}\n"));
+        assert!(is_rule, "docs/RUNBOOK.md names {alert}, which dashboards/alerts.yml does not have");
+    }
+}
+
 #[test]
 fn links_between_documents_lead_somewhere() {
     for file in files().iter().filter(|file| file.path.ends_with(".md")) {
         let folder = root().join(&file.path).parent().unwrap().to_owned();
         let targets = file.text.split("](").skip(1).filter_map(|rest| rest.split(')').next());
-        for target in targets.filter(|target| !target.contains("://") && !target.starts_with('#')) {
-            let path = target.split('#').next().unwrap();
-            assert!(folder.join(path).exists(), "{}: {target} does not exist", file.path);
+        for target in targets.filter(|target| !target.contains("://")) {
+            let (path, part) = target.split_once('#').unwrap_or((target, ""));
+            let found = if path.is_empty() { root().join(&file.path) } else { folder.join(path) };
+            assert!(found.exists(), "{}: {target} does not exist", file.path);
+            if part.is_empty() || found.extension().is_none_or(|kind| kind != "md") {
+                continue;
+            }
+            let text = std::fs::read_to_string(&found).unwrap();
+            let mut headings = text.lines().filter_map(|line| line.strip_prefix("## ")).map(fragment);
+            assert!(headings.any(|heading| heading == part), "{}: {target} has no heading", file.path);
         }
     }
+}
+
+#[test]
+fn documents_name_tests_that_exist() {
+    let sources: Vec<String> =
+        rust().into_iter().map(|file| file.text).chain([include_str!("tidy.rs").to_owned()]).collect();
+    let page = std::fs::read_to_string(root().join("docs/RELIABILITY.md")).unwrap();
+    let mut seen = 0;
+    for name in page.split('`').skip(1).step_by(2).filter_map(|part| part.rsplit_once("::")).map(|two| two.1)
+    {
+        seen += 1;
+        let is_there = sources.iter().any(|text| text.contains(&format!("fn {name}(")));
+        assert!(is_there, "docs/RELIABILITY.md: there is no test {name}");
+    }
+    assert!(seen > 40, "{seen} tests are named");
 }
 
 #[test]

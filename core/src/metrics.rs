@@ -3,6 +3,9 @@
 
 pub use metrics_exporter_prometheus::PrometheusHandle;
 
+use crate::db::delivery::Status;
+use crate::verdict::Failure;
+
 pub const EVENTS_ACCEPTED: &str = "eventrail_events_accepted_total";
 pub const EVENTS_DUPLICATE: &str = "eventrail_events_duplicate_total";
 pub const INGEST_BATCH_EVENTS: &str = "eventrail_ingest_batch_events";
@@ -13,6 +16,7 @@ pub const RELAY_LEADER: &str = "eventrail_relay_leader";
 pub const RELAY_EVENTS: &str = "eventrail_relay_events_total";
 pub const RELAY_ENTRIES_APPENDED: &str = "eventrail_relay_entries_appended_total";
 pub const RELAY_APPENDS_REFUSED: &str = "eventrail_relay_appends_refused_total";
+pub const RELAY_STEPS_FAILED: &str = "eventrail_relay_steps_failed_total";
 pub const FEED_LAG_EVENTS: &str = "eventrail_feed_lag_events";
 pub const FEED_STREAM_ENTRIES: &str = "eventrail_feed_stream_entries";
 pub const ATTEMPTS: &str = "eventrail_attempts_total";
@@ -25,10 +29,13 @@ pub const RECORD_COMMIT_SECONDS: &str = "eventrail_record_commit_seconds";
 pub const ENTRIES_CLAIMED: &str = "eventrail_entries_claimed_total";
 pub const RETRIES_CLAIMED: &str = "eventrail_retries_claimed_total";
 pub const ENDPOINTS_PARKED: &str = "eventrail_endpoints_parked";
+pub const ENDPOINTS_SEALED: &str = "eventrail_endpoints_sealed";
 pub const RETENTION_HELD_DAYS: &str = "eventrail_retention_held_days";
 pub const RETENTION_DROPPED_DAYS: &str = "eventrail_retention_dropped_days_total";
 pub const DELIVERIES_EXPIRED: &str = "eventrail_deliveries_expired_total";
 pub const BREAKERS_OPEN: &str = "eventrail_breakers_open";
+pub const POSTGRES_UP: &str = "eventrail_postgres_up";
+pub const REDIS_UP: &str = "eventrail_redis_up";
 
 /// All of them, with their help texts.
 pub const ALL: &[(&str, &str)] = &[
@@ -42,18 +49,23 @@ pub const ALL: &[(&str, &str)] = &[
     (RELAY_EVENTS, "Events that the relay has read from the log."),
     (RELAY_ENTRIES_APPENDED, "Entries appended to streams."),
     (RELAY_APPENDS_REFUSED, "Appends refused because the stream's tail was not the expected one."),
+    (RELAY_STEPS_FAILED, "Steps of the relay that PostgreSQL or Redis did not let it finish."),
     (FEED_LAG_EVENTS, "Positions between the head of the log and what a group's live feed has settled."),
     (FEED_STREAM_ENTRIES, "Entries in a group's live stream."),
     (ATTEMPTS, "HTTP requests made to endpoints, by result."),
     (ATTEMPT_SECONDS, "Duration of one HTTP request to an endpoint."),
     (IN_FLIGHT, "HTTP requests to endpoints under way."),
     (DELIVERIES, "Outcomes recorded, by status."),
-    (DELIVERY_LATENCY_SECONDS, "From the event's commit to its first delivery to an endpoint."),
+    (
+        DELIVERY_LATENCY_SECONDS,
+        "From the event's commit to its delivery, where the live feed's first attempt did it.",
+    ),
     (RECORD_BATCH_OUTCOMES, "Outcomes in one commit of the recorder."),
     (RECORD_COMMIT_SECONDS, "Duration of one commit of the recorder."),
     (ENTRIES_CLAIMED, "Entries taken over from dispatchers that died."),
     (RETRIES_CLAIMED, "Due retries claimed."),
     (ENDPOINTS_PARKED, "Endpoints that their live feed leaves out for now."),
+    (ENDPOINTS_SEALED, "Endpoints that are sent nothing because their secrets can't be opened here."),
     (
         RETENTION_HELD_DAYS,
         "Days of the log that are kept past their time because a group is owed something of them.",
@@ -61,7 +73,30 @@ pub const ALL: &[(&str, &str)] = &[
     (RETENTION_DROPPED_DAYS, "Days of the log that were dropped."),
     (DELIVERIES_EXPIRED, "Deliveries that were still owed when their day was dropped."),
     (BREAKERS_OPEN, "Endpoints whose circuit breaker is open in this process."),
+    (POSTGRES_UP, "1 while PostgreSQL lets this dispatcher write, asked every two seconds."),
+    (REDIS_UP, "1 while Redis answers this dispatcher, asked every second."),
 ];
+
+/// Shows a dispatcher's counters before there is anything to count: a counter that Prometheus first sees at 1 has
+/// not grown, for all that it knows.
+pub fn begin_counters_of_dispatcher() {
+    let plain = [
+        RELAY_APPENDS_REFUSED,
+        RELAY_STEPS_FAILED,
+        ENTRIES_CLAIMED,
+        RETENTION_DROPPED_DAYS,
+        DELIVERIES_EXPIRED,
+    ];
+    for name in plain {
+        metrics::counter!(name).increment(0);
+    }
+    for status in Status::ALL {
+        metrics::counter!(DELIVERIES, "status" => status.as_str()).increment(0);
+    }
+    for result in Failure::ALL.map(Failure::as_str).into_iter().chain(["success"]) {
+        metrics::counter!(ATTEMPTS, "result" => result).increment(0);
+    }
+}
 
 /// Installs the process's recorder; render it for `/metrics`.
 ///

@@ -18,7 +18,7 @@ use crate::classify::classify;
 use crate::clock;
 use crate::event::Event;
 use crate::recipients::Target;
-use crate::work::Work;
+use crate::work::{Origin, Work};
 
 /// So much of an answer is read, and so much of that is kept.
 const READ_BYTES: usize = 64 * 1024;
@@ -206,7 +206,9 @@ fn measure(work: &Work, attempt: &Attempt, verdict: Verdict) {
     let label = attempt.error.map_or("success", Failure::as_str);
     metrics::counter!(names::ATTEMPTS, "result" => label).increment(1);
     metrics::histogram!(names::ATTEMPT_SECONDS).record(f64::from(attempt.duration_ms) / 1000.0);
-    if verdict == Verdict::Delivered && work.attempts_done == 0 {
+    // What was deferred, or is sent again, says how long an endpoint was away, or how old an event is.
+    let is_new = matches!(work.origin, Origin::Live(_)) && work.resend.is_none();
+    if verdict == Verdict::Delivered && is_new {
         let latency = (clock::now() - work.event.created_at).to_std().unwrap_or_default();
         metrics::histogram!(names::DELIVERY_LATENCY_SECONDS).record(latency.as_secs_f64());
     }

@@ -9,6 +9,7 @@ use eventrail_core::db::recipient::{self, Recipient, State};
 use eventrail_core::db::{feed, topology};
 use eventrail_core::group::GroupName;
 use eventrail_core::ids::EndpointId;
+use eventrail_core::metrics as names;
 use eventrail_core::retry::RetryPolicy;
 use eventrail_core::signature::SigningKey;
 use eventrail_core::vault::Vault;
@@ -175,6 +176,8 @@ impl Recipients {
                 Err(error) => tracing::error!(endpoint.id = %recipient.id, %error, "endpoint can't be used"),
             }
         }
+        let sealed = held.targets.values().filter(|target| target.state == State::Sealed).count();
+        metrics::gauge!(names::ENDPOINTS_SEALED).set(sealed as f64);
         Ok(())
     }
 }

@@ -10,6 +10,7 @@ use eventrail_core::db::lines::Lines;
 use eventrail_core::db::{self, dispatcher, tail};
 use eventrail_core::egress::EgressPolicy;
 use eventrail_core::ids::EndpointId;
+use eventrail_core::metrics as names;
 use eventrail_core::rail::keys::Keys;
 use eventrail_core::rail::link::Link;
 use eventrail_core::rail::ready::Hint;
@@ -98,6 +99,7 @@ pub async fn run(
         open_breakers: watch::Sender::default(),
     });
     tracing::info!(consumer = %name, "dispatcher starts");
+    names::begin_counters_of_dispatcher();
     clock::look(&pool).await;
 
     let (hint_sender, hints) = mpsc::unbounded_channel();
@@ -195,6 +197,7 @@ async fn lead(mut relay: Relay, bell: Arc<Notify>, stop: CancellationToken) {
             }
             Err(error) => {
                 tracing::warn!(error = format!("{error:#}"), "relay step failed; all is compared again");
+                metrics::counter!(names::RELAY_STEPS_FAILED).increment(1);
                 relay.forget();
                 if pause >= Duration::from_millis(400) {
                     relay.resign().await;
@@ -254,7 +257,9 @@ async fn announce(redis: Link, keys: Keys, name: String) -> anyhow::Result<()> {
     loop {
         let mut connection = redis.connection();
         let announced = consumer::announce(&mut connection, &keys, &name, ALIVE);
-        match tokio::time::timeout(ANSWER_WITHIN, announced).await {
+        let announced = tokio::time::timeout(ANSWER_WITHIN, announced).await;
+        metrics::gauge!(names::REDIS_UP).set(if matches!(announced, Ok(Ok(()))) { 1.0 } else { 0.0 });
+        match announced {
             Ok(Ok(())) => unanswered = 0,
             Ok(Err(error)) => tracing::debug!(%error, "consumer not announced"),
             Err(_) => {
@@ -296,7 +301,9 @@ async fn tend(pool: PgPool, name: String, open: watch::Receiver<Vec<EndpointId>>
         }
         rounds += 1;
         let open_breakers = open.borrow().clone();
-        if let Err(error) = db::answered(dispatcher::announce(&pool, &name, &open_breakers)).await {
+        let announced = db::answered(dispatcher::announce(&pool, &name, &open_breakers)).await;
+        metrics::gauge!(names::POSTGRES_UP).set(if announced.is_ok() { 1.0 } else { 0.0 });
+        if let Err(error) = announced {
             tracing::debug!(%error, "not announced to those who look at the figures");
         }
         match db::answered(tail::end_stuck_writers(&pool)).await {

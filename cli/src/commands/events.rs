@@ -18,8 +18,9 @@ use super::time::Moment;
 use super::{Operator, OperatorArgs};
 use crate::printable;
 
-/// Events that the API takes at once.
+/// Events that the API takes at once, and their bytes, as far as that can be told from here (`MAX_BATCH_BYTES`).
 const LARGEST_BATCH: usize = 1000;
+const LARGEST_BATCH_BYTES: usize = 8 << 20;
 
 #[derive(Args)]
 pub(crate) struct EventsArgs {
@@ -152,7 +153,7 @@ async fn send_batch(operator: &Operator, file: &Path) -> anyhow::Result<()> {
         events.push(event.get());
     }
     let (mut sent, mut results) = (0, Vec::new());
-    for batch in events.chunks(LARGEST_BATCH) {
+    for batch in batches(&events) {
         let body = format!(r#"{{"events":[{}]}}"#, batch.join(","));
         let answer = operator.client.post_text(&["events", "batch"], body).answer().await;
         let answer = answer.with_context(|| format!("{sent} events were sent, then"))?;
@@ -175,6 +176,20 @@ async fn send_batch(operator: &Operator, file: &Path) -> anyhow::Result<()> {
     ))?;
     anyhow::ensure!(conflicts == 0, "{conflicts} were not stored: their keys stand for other events");
     Ok(())
+}
+
+/// Batches in the order of the events, each as large as the API takes it.
+fn batches<'a, 'b>(mut events: &'a [&'b str]) -> impl Iterator<Item = &'a [&'b str]> {
+    std::iter::from_fn(move || {
+        let mut bytes = r#"{"events":[]}"#.len();
+        let fitting = events.iter().take(LARGEST_BATCH).take_while(|event| {
+            bytes += event.len() + 1;
+            bytes <= LARGEST_BATCH_BYTES
+        });
+        // One that is too large by itself is for the API to refuse.
+        let batch = events.split_off(..fitting.count().max(1).min(events.len()))?;
+        (!batch.is_empty()).then_some(batch)
+    })
 }
 
 fn text_of(file: &Path) -> anyhow::Result<String> {
@@ -257,4 +272,24 @@ async fn types(operator: &Operator, limit: &LimitArgs) -> anyhow::Result<()> {
     operator.output.list(&listing, "No events have been seen.", &columns, |look, kind| {
         vec![Cell::text(kind, "event_type"), Cell::text(kind, "source"), Cell::time(look, kind, "last_at")]
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn batches_hold_as_many_events_and_bytes_as_the_api_takes() {
+        let sizes = |lengths: &[usize]| -> Vec<usize> {
+            let texts: Vec<String> = lengths.iter().map(|length| "x".repeat(*length)).collect();
+            let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+            batches(&texts).map(<[&str]>::len).collect()
+        };
+        const HALF: usize = LARGEST_BATCH_BYTES / 2;
+        assert_eq!(sizes(&[]), [0; 0]);
+        assert_eq!(sizes(&[1; 2500]), [1000, 1000, 500]);
+        assert_eq!(sizes(&[HALF - 20, HALF - 20, 1]), [3]);
+        assert_eq!(sizes(&[HALF, HALF, 1]), [1, 2]);
+        assert_eq!(sizes(&[2 * HALF, 1, 1]), [1, 2]);
+    }
 }

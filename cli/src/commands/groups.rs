@@ -212,6 +212,7 @@ fn details(look: &Look, group: &Value) -> String {
             ("pending", Cell::count(group, "pending")),
             ("retrying", Cell::count_as(group, "retrying", Tone::Waiting)),
             ("dead letters", Cell::count_as(group, "dead", Tone::Bad)),
+            ("expired", Cell::count_as(group, "expired", Tone::Bad)),
             ("parked endpoints", Cell::count_as(group, "parked", Tone::Waiting)),
             ("dispatchers", Cell::count(group, "dispatchers_alive")),
         ]);
