@@ -1,8 +1,7 @@
 //! Where deliveries may go: to public addresses, and to networks that the operator has allowed.
 //!
-//! Asked when an endpoint is registered (for a clear refusal) and again for each resolved address at connect
-//! time (for safety: names change their addresses). An address in a URL is never resolved, so
-//! [`EgressPolicy::check_host`] must be asked for it before each request.
+//! Asked when an endpoint is registered (for a clear refusal) and again, for each address that is about to be
+//! connected to, found by a name or written in the URL (for safety: names change their addresses).
 //!
 //! IPv6 is allowed by its one public block, 2000::/3, less what is special in there; IPv4 by a list of what
 //! is special (the registries of RFC 6890). Forms that carry an IPv4 address are judged by that.

@@ -3,47 +3,55 @@
 use std::error::Error;
 use std::io::ErrorKind;
 
-use eventrail_core::egress::Denied;
 use eventrail_core::verdict::Failure;
 
-use crate::http_client::Unresolved;
+use crate::http_client::{NotReached, TooMuch};
 
 /// A failure's kind, and its chain of causes as one line.
-pub(crate) fn classify(error: &reqwest::Error) -> (Failure, String) {
-    let detail = detail(error);
-    let kind = if cause::<Denied>(error).is_some() {
-        Failure::EgressDenied
-    } else if cause::<Unresolved>(error).is_some() {
-        Failure::Dns
-    } else if cause::<rustls::Error>(error).is_some() {
-        Failure::Tls
-    } else if error.is_timeout() {
-        Failure::Timeout
-    } else {
-        by_io(error)
-    };
-    (kind, detail)
+pub(crate) fn classify(error: &(dyn Error + 'static)) -> (Failure, String) {
+    (kind(error), detail(error))
 }
 
-fn by_io(error: &reqwest::Error) -> Failure {
-    let io = io_kind(error);
-    // hyper has no public name for a message that ended early; its text is the only sign.
-    let ended_early = || {
-        let text = detail(error);
-        text.contains("connection closed before message completed") || text.contains("connection reset")
-    };
-    match io {
-        Some(ErrorKind::TimedOut) => Failure::Timeout,
-        // The end of a connection that was made: the handshake was cut short.
-        Some(ErrorKind::InvalidData | ErrorKind::UnexpectedEof) if error.is_connect() => Failure::Tls,
-        _ if error.is_connect() => Failure::Connect,
+fn kind(error: &(dyn Error + 'static)) -> Failure {
+    if let Some(not_reached) = cause::<NotReached>(error) {
+        return match not_reached {
+            NotReached::Unresolved(_) => Failure::Dns,
+            NotReached::Denied(_) => Failure::EgressDenied,
+            // The system's own patience may end before ours.
+            NotReached::Refused(error) if error.kind() == ErrorKind::TimedOut => Failure::Timeout,
+            NotReached::Refused(_) => Failure::Connect,
+            NotReached::NotInTime | NotReached::HandshakeNotInTime => Failure::Timeout,
+            NotReached::Handshake(_) => Failure::Tls,
+        };
+    }
+    if cause::<TooMuch>(error).is_some() {
+        return Failure::Protocol;
+    }
+    // Receivers that want a certificate of ours say so when the handshake is done for us.
+    if cause::<rustls::Error>(error).is_some() {
+        return Failure::Tls;
+    }
+    match cause::<h2::Error>(error) {
+        Some(h2) if h2.is_remote() => return Failure::Reset,
+        Some(h2) if !h2.is_io() => return Failure::Protocol,
+        _ => {}
+    }
+    match io_kind(error) {
+        Some(ErrorKind::TimedOut) => return Failure::Timeout,
         Some(
             ErrorKind::ConnectionReset
             | ErrorKind::BrokenPipe
             | ErrorKind::ConnectionAborted
+            | ErrorKind::NotConnected
             | ErrorKind::UnexpectedEof,
-        ) => Failure::Reset,
-        _ if ended_early() => Failure::Reset,
+        ) => return Failure::Reset,
+        _ => {}
+    }
+    match cause::<hyper::Error>(error) {
+        Some(http) if http.is_timeout() => Failure::Timeout,
+        Some(http) if http.is_incomplete_message() || http.is_closed() || http.is_canceled() => {
+            Failure::Reset
+        }
         _ => Failure::Protocol,
     }
 }
@@ -70,10 +78,10 @@ fn io_kind(error: &(dyn Error + 'static)) -> Option<ErrorKind> {
     io.get_ref().and_then(|inner| io_kind(inner)).or_else(|| Some(io.kind()))
 }
 
-/// The chain without the URL (which may hold a token) and at most 500 bytes long.
-fn detail(error: &reqwest::Error) -> String {
+/// The chain, without the client's own word for where it happened, and at most 500 bytes long.
+fn detail(error: &(dyn Error + 'static)) -> String {
     let mut parts: Vec<String> = Vec::new();
-    let mut next = error.source();
+    let mut next = if error.is::<hyper_util::client::legacy::Error>() { error.source() } else { Some(error) };
     while let Some(error) = next {
         let text = error.to_string();
         if parts.last().is_none_or(|last| !last.contains(&text)) {
@@ -84,7 +92,7 @@ fn detail(error: &reqwest::Error) -> String {
     // PostgreSQL takes no NUL in text, and a certificate may hold one.
     let mut text = parts.join(": ").replace('\0', "\u{fffd}");
     if text.is_empty() {
-        text = if error.is_timeout() { "timed out".into() } else { "request failed".into() };
+        text = "request failed".into();
     }
     if text.len() > 500 {
         let end = (0..=500).rev().find(|&end| text.is_char_boundary(end)).unwrap_or(0);

@@ -1,33 +1,35 @@
 //! The story of one attempt: check, sign, send, read, classify, decide. What it answers is recorded by
 //! [`crate::record`]; a receiver that behaves badly is an outcome, never an error.
 
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use eventrail_core::db::delivery::{Attempt, Record, Status};
-use eventrail_core::egress::EgressPolicy;
 use eventrail_core::ids::ReplayId;
 use eventrail_core::metrics as names;
 use eventrail_core::retry::retry_after;
 use eventrail_core::signature;
 use eventrail_core::verdict::{AttemptResult, Failure, Verdict, verdict};
-use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER, USER_AGENT};
+use http::header::{ACCEPT, CONTENT_TYPE, RETRY_AFTER, USER_AGENT};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response};
+use http_body_util::{BodyExt as _, Full};
+use hyper::body::Incoming;
+use hyper_util::client::legacy::connect::capture_connection;
+use tokio::time::{Instant, timeout_at};
 
 use crate::classify::classify;
 use crate::clock;
 use crate::event::Event;
+use crate::http_client::{Client, H2_STREAM_WINDOW, MOST_BYTES, Meter};
 use crate::recipients::Target;
 use crate::work::{Origin, Work};
 
-/// So much of an answer is read, and so much of that is kept.
-const READ_BYTES: usize = 64 * 1024;
+/// So much of an answer's body is kept.
 const KEEP_BYTES: usize = 4 * 1024;
 
 /// What all attempts share.
 pub(crate) struct Courier {
-    pub(crate) client: reqwest::Client,
-    pub(crate) egress: Arc<EgressPolicy>,
+    pub(crate) client: Client,
     /// The longest that a receiver may ask us to wait.
     pub(crate) longest_retry_after: Duration,
 }
@@ -98,10 +100,7 @@ pub(crate) async fn attempt(
 ) -> (Attempt, AttemptResult) {
     let started_at = clock::now();
     let started = Instant::now();
-    let answer = match courier.egress.check_host(&target.url) {
-        Err(denied) => Answer::failed(Failure::EgressDenied, denied.to_string()),
-        Ok(()) => send(courier, target, event, order, started_at).await,
-    };
+    let answer = send(courier, target, event, order, started_at).await;
     let attempt = Attempt {
         started_at,
         duration_ms: i32::try_from(started.elapsed().as_millis()).unwrap_or(i32::MAX),
@@ -121,18 +120,27 @@ async fn send(
     order: &Order,
     now: DateTime<Utc>,
 ) -> Answer {
-    let request = courier
-        .client
-        .post(target.url.clone())
-        .timeout(target.timeout)
-        .headers(headers(target, event, order, now))
-        .body(event.body.clone());
-    match request.send().await {
+    let deadline = Instant::now() + target.timeout;
+    let mut request = Request::new(Full::new(event.body.clone()));
+    *request.method_mut() = http::Method::POST;
+    *request.headers_mut() = headers(target, event, order, now);
+    match target.url.as_str().parse() {
+        Ok(uri) => *request.uri_mut() = uri,
         Err(error) => {
+            return Answer::failed(Failure::Protocol, format!("the URL can't be asked for: {error}"));
+        }
+    }
+    let connection = capture_connection(&mut request);
+    match timeout_at(deadline, courier.client.request(request)).await {
+        Ok(Ok(response)) => read(response, deadline).await,
+        Ok(Err(error)) => {
             let (failure, detail) = classify(&error);
             Answer::failed(failure, detail)
         }
-        Ok(response) => read(response).await,
+        Err(_) => {
+            let what = if connection.connection_metadata().is_some() { "answer" } else { "connection" };
+            Answer::failed(Failure::Timeout, format!("no {what} within {} ms", target.timeout.as_millis()))
+        }
     }
 }
 
@@ -155,41 +163,59 @@ fn headers(target: &Target, event: &Event, order: &Order, now: DateTime<Utc>) ->
         put(HeaderName::from_static("eventrail-replay"), &replay.to_string());
     }
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.entry(ACCEPT).or_insert(HeaderValue::from_static("*/*"));
     headers.insert(USER_AGENT, HeaderValue::from_static(concat!("EventRail/", env!("CARGO_PKG_VERSION"))));
     headers
 }
 
 /// Reads an answer's head and the beginning of its body. A 2xx whose body stalls or overflows is delivered.
-async fn read(mut response: reqwest::Response) -> Answer {
-    let status = response.status();
-    let wait = response
-        .headers()
+async fn read(response: Response<Incoming>, deadline: Instant) -> Answer {
+    let (head, body) = response.into_parts();
+    let wait = head
+        .headers
         .get(RETRY_AFTER)
         .and_then(|value| value.to_str().ok())
         .and_then(|value| retry_after(value, clock::now()));
-    let mut kept = Vec::new();
-    let mut read = 0;
-    let mut broken = None;
-    while read < READ_BYTES {
-        match response.chunk().await {
-            Ok(Some(chunk)) => {
+    let (kept, detail) = read_body(body, head.extensions.get::<Meter>(), deadline).await;
+    let failure = (!head.status.is_success()).then_some(Failure::Status);
+    Answer {
+        result: AttemptResult { status_code: Some(head.status.as_u16()), failure, retry_after: wait },
+        detail: detail.map(|detail| format!("body: {detail}")),
+        body: (!kept.is_empty()).then_some(kept),
+    }
+}
+
+/// The beginning of a body, and why it was not read to its end.
+async fn read_body(
+    mut body: Incoming,
+    meter: Option<&Meter>,
+    deadline: Instant,
+) -> (Vec<u8>, Option<String>) {
+    let is_h2 = meter.is_some_and(Meter::is_h2);
+    let most = if is_h2 { H2_STREAM_WINDOW as usize } else { MOST_BYTES };
+    let (mut kept, mut read) = (Vec::new(), 0);
+    meter.inspect(|meter| meter.answered());
+    while read < most {
+        match timeout_at(deadline, body.frame()).await {
+            Ok(Some(Ok(frame))) => {
+                let chunk = frame.into_data().unwrap_or_default();
                 let room = KEEP_BYTES - kept.len();
                 kept.extend_from_slice(&chunk[..chunk.len().min(room)]);
                 read += chunk.len();
+                meter.inspect(|meter| meter.took(chunk.len()));
             }
-            Ok(None) => break,
-            Err(error) => {
-                broken = Some(classify(&error));
-                break;
+            Ok(None) => {
+                meter.inspect(|meter| meter.ended());
+                return (kept, None);
             }
+            Ok(Some(Err(error))) => {
+                let (failure, detail) = classify(&error);
+                return (kept, Some(format!("{failure}: {detail}")));
+            }
+            Err(_) => return (kept, Some(format!("{}: not all of it in time", Failure::Timeout))),
         }
     }
-    let failure = (!status.is_success()).then_some(Failure::Status);
-    Answer {
-        result: AttemptResult { status_code: Some(status.as_u16()), failure, retry_after: wait },
-        detail: broken.map(|(failure, detail)| format!("body: {failure}: {detail}")),
-        body: (!kept.is_empty()).then_some(kept),
-    }
+    (kept, Some(format!("longer than the {} KiB that are read", most >> 10)))
 }
 
 impl Answer {

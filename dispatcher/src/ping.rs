@@ -34,10 +34,8 @@ impl Pings {
         egress: EgressPolicy,
         config: DispatcherConfig,
     ) -> anyhow::Result<Self> {
-        let egress = Arc::new(egress);
         let courier = Courier {
-            client: http_client::build(Arc::clone(&egress))?,
-            egress,
+            client: http_client::build(Arc::new(egress))?,
             longest_retry_after: Duration::from_millis(config.max_backoff_ms),
         };
         Ok(Self { pool, vault, courier: Arc::new(courier), timeout: config.attempt_timeout(), config })

@@ -13,7 +13,7 @@ use eventrail_core::metrics as names;
 use eventrail_core::retry::RetryPolicy;
 use eventrail_core::signature::SigningKey;
 use eventrail_core::vault::Vault;
-use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue};
+use http::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue};
 use sqlx::PgPool;
 
 use crate::lane::Limits;
@@ -23,7 +23,7 @@ pub(crate) struct Target {
     pub(crate) id: EndpointId,
     pub(crate) group_id: i64,
     pub(crate) group: GroupName,
-    pub(crate) url: reqwest::Url,
+    pub(crate) url: url::Url,
     pub(crate) headers: HeaderMap,
     keys: Vec<(SigningKey, Option<DateTime<Utc>>)>,
     pub(crate) timeout: Duration,

@@ -73,7 +73,6 @@ pub async fn run(
     rail::check_policy(&mut redis.connection()).await?;
     let keys = Keys::new(&store.redis_prefix);
     let cache = Arc::new(EventCache::new(CACHE_BYTES));
-    let egress = Arc::new(egress);
     let context = Arc::new(Context {
         pool: pool.clone(),
         lines: lines.clone(),
@@ -91,8 +90,7 @@ pub async fn run(
         ),
         cache: Arc::clone(&cache),
         courier: Courier {
-            client: http_client::build(Arc::clone(&egress))?,
-            egress,
+            client: http_client::build(Arc::new(egress))?,
             longest_retry_after: Duration::from_millis(config.max_backoff_ms),
         },
         health: Health::new(config.auto_disable_after.0),
