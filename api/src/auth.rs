@@ -102,7 +102,13 @@ mod tests {
     use super::*;
 
     fn config(listen: &str, auth: Auth) -> ApiConfig {
-        ApiConfig { listen: listen.parse().unwrap(), auth, max_event_bytes: 1024, max_batch_bytes: 1024 }
+        ApiConfig {
+            listen: listen.parse().unwrap(),
+            auth,
+            max_event_bytes: 1024,
+            max_batch_bytes: 1024,
+            max_connections: 16,
+        }
     }
 
     #[test]

@@ -18,6 +18,7 @@ use serde_json::{Map, Value};
 use serde_path_to_error::Segment;
 
 use crate::problem::{Kind, Problem};
+use crate::server::{BodyRoom, Guest};
 
 /// A body that has not arrived by then is given up.
 const READ_DEADLINE: Duration = Duration::from_secs(20);
@@ -98,6 +99,9 @@ async fn read_as(media_types: &[&str], request: Request, limit: usize) -> Result
     expect_json(media_types, request.headers())?;
     let announced = content_length(request.headers());
     let expects_continue = request.headers().contains_key(header::EXPECT);
+    let guest = request.extensions().get::<Guest>().cloned();
+    // From here on it is the client that is waited for.
+    let waits = guest.as_ref().map(Guest::wait_for_client);
     let body = request.into_body();
     if announced.is_some_and(|length| length > limit as u64) {
         if !expects_continue {
@@ -105,9 +109,10 @@ async fn read_as(media_types: &[&str], request: Request, limit: usize) -> Result
         }
         return Err(too_large(limit));
     }
-    let body = tokio::time::timeout(READ_DEADLINE, collect(body, limit))
+    let body = tokio::time::timeout(READ_DEADLINE, collect(body, limit, BodyRoom::of(guest)))
         .await
         .unwrap_or_else(|_| Err(Problem::new(Kind::RequestTimeout, "The body had not arrived after 20 s")))?;
+    drop(waits);
     check_depth(&body)?;
     Ok(body)
 }
@@ -141,12 +146,17 @@ fn is_too_deep(json: &[u8]) -> bool {
     false
 }
 
-async fn collect(body: Body, limit: usize) -> Result<Bytes, Problem> {
+async fn collect(body: Body, limit: usize, mut room: BodyRoom) -> Result<Bytes, Problem> {
     let cut = |_| Problem::new(Kind::BadRequest, "The body broke off");
+    let full = || Problem::new(Kind::Overloaded, "Too many bodies are being read; this one was not");
     let mut chunks = body.into_data_stream();
     let Some(first) = chunks.next().await.transpose().map_err(cut)? else { return Ok(Bytes::new()) };
     let Some(second) = chunks.next().await.transpose().map_err(cut)? else {
-        return if first.len() > limit { Err(too_large(limit)) } else { Ok(first) };
+        return match first.len() {
+            length if length > limit => Err(too_large(limit)),
+            length if !room.holds(length).await => Err(full()),
+            _ => Ok(room.with(first)),
+        };
     };
     let mut whole = BytesMut::with_capacity((first.len() + second.len()).min(limit));
     let mut next = Some(second);
@@ -156,10 +166,13 @@ async fn collect(body: Body, limit: usize) -> Result<Bytes, Problem> {
             drain(Body::from_stream(chunks)).await;
             return Err(too_large(limit));
         }
+        if !room.holds(whole.len() + chunk.len()).await {
+            return Err(full());
+        }
         whole.extend_from_slice(&chunk);
         next = chunks.next().await.transpose().map_err(cut)?;
     }
-    Ok(whole.freeze())
+    Ok(room.with(whole.freeze()))
 }
 
 async fn drain(body: Body) {

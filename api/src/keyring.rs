@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use eventrail_core::db::key::{self, ApiKey};
 use eventrail_core::key::KeyHash;
 use sqlx::PgPool;
+use tokio::sync::Semaphore;
 
 use crate::problem::{Kind, Problem};
 
@@ -30,6 +31,9 @@ pub(crate) enum Found {
 pub(crate) struct Keyring {
     /// Nothing else waits for its connections.
     pool: PgPool,
+    /// Keys that are not held, guesses mostly, are looked up one after the other: they never take the last
+    /// connection from those that are.
+    strangers: Semaphore,
     held: Mutex<HashMap<KeyHash, Held>>,
     unknown: Mutex<Unknown>,
 }
@@ -44,22 +48,30 @@ struct Held {
 
 impl Keyring {
     pub(crate) fn new(pool: PgPool) -> Self {
-        Self { pool, held: Mutex::default(), unknown: Mutex::default() }
+        Self { pool, strangers: Semaphore::new(1), held: Mutex::default(), unknown: Mutex::default() }
     }
 
     /// # Errors
     /// The key must be read, and PostgreSQL does not answer in time.
     pub(crate) async fn admit(&self, hash: &KeyHash) -> Result<Found, Problem> {
         let now = Instant::now();
+        let mut is_stranger = true;
         if let Some(held) = self.lock().get_mut(hash) {
             if held.is_usable(now) {
                 return Ok(held.spend(now));
             }
             held.being_read_since = Some(now);
+            is_stranger = false;
         }
         if self.unknown().has(hash, now) {
             return Ok(Found::Nothing);
         }
+        let turn = tokio::time::timeout(READ_DEADLINE, async {
+            if is_stranger { self.strangers.acquire().await.ok() } else { None }
+        });
+        let _turn = turn.await.map_err(|_| {
+            Problem::new(Kind::Overloaded, "Too many keys that are not known yet are being looked up")
+        })?;
         let read = tokio::time::timeout(READ_DEADLINE, key::by_hash(&self.pool, hash))
             .await
             .unwrap_or_else(|_| Err(sqlx::Error::PoolTimedOut));

@@ -143,12 +143,12 @@ pub async fn serve_on(
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
     let pool = deps.pool.clone();
-    let (api, writer) = Api::new(config, deps)?;
+    let (api, writer) = Api::new(config.clone(), deps)?;
     let written = CancellationToken::new();
     let noting = tokio::spawn(writer.kinds().run(pool, written.clone()));
     let writer = tokio::spawn(writer.run());
     // The writer ends by itself when the last handler's end is dropped, with this router.
-    server::run(listener, router(api), &shutdown).await?;
+    server::run(listener, &config, router(api), &shutdown).await?;
     writer.await?;
     written.cancel();
     noting.await?;

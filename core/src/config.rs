@@ -159,6 +159,9 @@ pub struct ApiConfig {
     /// Largest body of POST /events/batch, in bytes
     #[arg(long, env = "MAX_BATCH_BYTES", default_value_t = 8 << 20, value_parser = clap::value_parser!(u64).range(1024..=256 << 20))]
     pub max_batch_bytes: u64,
+    /// Connections to the API at once; for one more, whoever has kept us waiting for longest is cut
+    #[arg(long, env = "MAX_CONNECTIONS", default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(16..=1_000_000))]
+    pub max_connections: u32,
 }
 
 /// The egress policy is needed twice: when an endpoint is registered, and when it is connected to.

@@ -8,6 +8,7 @@
 pub mod config;
 pub mod credentials;
 pub mod db;
+pub mod descriptors;
 pub mod egress;
 pub mod endpoint;
 pub mod event;

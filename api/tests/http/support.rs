@@ -75,6 +75,7 @@ impl Server {
             auth: Auth::On,
             max_event_bytes: options.max_event_bytes,
             max_batch_bytes: options.max_batch_bytes,
+            max_connections: 1000,
         };
         let listener = eventrail_api::bind(config.listen).await.unwrap();
         let base = format!("http://{}", listener.local_addr().unwrap());
