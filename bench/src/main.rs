@@ -7,6 +7,8 @@
 //!
 //! `soak` looks for hours at whether anything grows.
 //!
+//! `hostile` tells what a healthy endpoint feels of hostile ones beside it.
+//!
 //! [`system`] starts and stops what is measured, [`generator`] posts, [`receiver`] counts, [`bare_loop`]
 //! compares, [`cpu`] reads who has worked how much, [`report`] prints.
 
@@ -14,6 +16,7 @@ mod bare_loop;
 mod cpu;
 mod first_figure;
 mod generator;
+mod hostile;
 mod receiver;
 mod replay;
 mod report;
@@ -39,6 +42,8 @@ enum Command {
     Replay(replay::ReplayArgs),
     /// Whether memory, descriptors, connections and tables level off under mixed traffic
     Soak(soak::SoakArgs),
+    /// What a healthy endpoint feels of a hostile one in its group
+    Hostile(hostile::HostileArgs),
 }
 
 #[tokio::main]
@@ -50,6 +55,7 @@ async fn main() -> ExitCode {
             Command::FirstFigure(args) => first_figure::run(args).await,
             Command::Replay(args) => replay::run(args).await,
             Command::Soak(args) => soak::run(args).await,
+            Command::Hostile(args) => hostile::run(args).await,
         }
     };
     let measured = tokio::select! {

@@ -23,10 +23,20 @@ pub(crate) struct System {
     redis: Redis,
     directory: Directory,
     api_address: String,
+    /// For our processes, beside what they need.
+    environment: Vec<(&'static str, String)>,
 }
 
 impl System {
     pub(crate) async fn start(binary: Option<&Path>, data_dir: Option<&Path>) -> anyhow::Result<Self> {
+        Self::start_with(binary, data_dir, &[]).await
+    }
+
+    pub(crate) async fn start_with(
+        binary: Option<&Path>,
+        data_dir: Option<&Path>,
+        environment: &[(&'static str, String)],
+    ) -> anyhow::Result<Self> {
         let binary = match binary {
             Some(given) => given.to_owned(),
             None => std::env::current_exe()?.with_file_name("eventrail"),
@@ -43,8 +53,16 @@ impl System {
             Redis::start(&binaries, &directory.0, RedisOptions::default())
         )?;
         let api_address = free_address()?;
-        let mut system =
-            Self { binary, api: None, dispatcher: None, postgres, redis, directory, api_address };
+        let mut system = Self {
+            binary,
+            api: None,
+            dispatcher: None,
+            postgres,
+            redis,
+            directory,
+            api_address,
+            environment: environment.to_vec(),
+        };
         let migrated = system.command("migrate")?.status().await?;
         anyhow::ensure!(migrated.success(), "eventrail migrate failed\n{}", system.log_tails());
         let mut api = system.command("api")?;
@@ -142,6 +160,7 @@ impl System {
             .env_clear()
             .env("DATABASE_URL", self.postgres.url())
             .env("REDIS_URL", self.redis.url())
+            .envs(self.environment.iter().cloned())
             .env("EGRESS_ALLOW", "127.0.0.0/8")
             .env("SECRETS_KEY", "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=")
             .env("RUST_LOG", "warn")
