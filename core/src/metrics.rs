@@ -1,6 +1,8 @@
 //! The names of all metrics, in one place; `dashboards/grafana` is held against it by a test.
 //! Labels are bounded: groups at most, never endpoints or event types.
 
+use std::time::Duration;
+
 pub use metrics_exporter_prometheus::PrometheusHandle;
 
 use crate::db::delivery::Status;
@@ -98,6 +100,10 @@ pub fn begin_counters_of_dispatcher() {
     }
 }
 
+/// The recorder keeps each sample of a histogram until somebody asks for `/metrics`, or it is told to add them up.
+/// Where nobody asks, a busy process would keep a hundred bytes for each event that it has seen.
+const ADD_UP_EVERY: Duration = Duration::from_secs(5);
+
 /// Installs the process's recorder; render it for `/metrics`.
 ///
 /// # Errors
@@ -121,5 +127,13 @@ pub fn install() -> anyhow::Result<PrometheusHandle> {
             metrics::describe_gauge!(*name, help);
         }
     }
+    let recorded = handle.clone();
+    // A thread, since this outlives whatever runs in the process.
+    std::thread::Builder::new().name("metrics".into()).spawn(move || {
+        loop {
+            std::thread::sleep(ADD_UP_EVERY);
+            recorded.run_upkeep();
+        }
+    })?;
     Ok(handle)
 }
