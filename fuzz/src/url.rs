@@ -6,11 +6,48 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use ::url::Host;
 use eventrail_core::egress::EgressPolicy;
 use eventrail_core::endpoint::EndpointUrl;
+use ipnet::IpNet;
 
-/// Lines: a URL, then networks that the operator allows.
+/// Blocks that are special, or carry others: where a mistake would be, it would be at their edges.
+const BLOCKS: [&str; 32] = [
+    "0.0.0.0/8",
+    "10.0.0.0/8",
+    "100.64.0.0/10",
+    "100.100.100.200/32",
+    "127.0.0.0/8",
+    "168.63.129.16/32",
+    "169.254.0.0/16",
+    "172.16.0.0/12",
+    "192.0.0.0/24",
+    "192.0.2.0/24",
+    "192.88.99.0/24",
+    "192.168.0.0/16",
+    "198.18.0.0/15",
+    "198.51.100.0/24",
+    "203.0.113.0/24",
+    "224.0.0.0/4",
+    "240.0.0.0/4",
+    "255.255.255.255/32",
+    "::/128",
+    "::1/128",
+    "::ffff:0:0/96",
+    "64:ff9b::/96",
+    "64:ff9b:1::/48",
+    "2000::/3",
+    "2001::/23",
+    "2001:db8::/32",
+    "2002::/16",
+    "3fff::/20",
+    "fc00::/7",
+    "fe80::/10",
+    "fec0::/10",
+    "ff00::/8",
+];
+
+/// Lines: a URL, then networks that the operator allows. The first bytes stand for addresses too.
 pub fn run(data: &[u8]) {
     let (text, rest) = super::line(data);
-    let allowed: Vec<ipnet::IpNet> = rest
+    let allowed: Vec<IpNet> = rest
         .split(|byte| *byte == b'\n')
         .filter_map(|line| std::str::from_utf8(line).ok()?.parse().ok())
         .collect();
@@ -67,16 +104,38 @@ fn dialled(url: &EndpointUrl) -> Option<IpAddr> {
     host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host).parse().ok()
 }
 
-/// Addresses that the text may stand for: as it is written, and as its bytes.
+/// Addresses that the text may stand for: as it is written, as its bytes, and in and beside a block.
 fn addresses(text: &[u8]) -> Vec<IpAddr> {
     let written = std::str::from_utf8(text).ok().and_then(|text| text.parse().ok());
     let v4 = text.first_chunk::<4>().map(|bytes| IpAddr::from(*bytes));
     let v6 = text.first_chunk::<16>().map(|bytes| IpAddr::from(*bytes));
-    [written, v4, v6].into_iter().flatten().collect()
+    [written, v4, v6].into_iter().flatten().chain(at_edges(text)).collect()
+}
+
+/// The first byte picks a block, the next ones an address in it.
+fn at_edges(text: &[u8]) -> Vec<IpAddr> {
+    let Some((pick, rest)) = text.split_first() else { return Vec::new() };
+    let block = BLOCKS[usize::from(*pick) % BLOCKS.len()].parse::<IpNet>().expect("a block");
+    let bits = rest.first_chunk::<16>().map_or(0, |bytes| u128::from_be_bytes(*bytes));
+    match block {
+        IpNet::V4(block) => {
+            let (first, last) = (block.network().to_bits(), block.broadcast().to_bits());
+            let inside = first | (bits as u32 & block.hostmask().to_bits());
+            let bits = [first.wrapping_sub(1), first, inside, last, last.wrapping_add(1)];
+            let plain = bits.map(Ipv4Addr::from_bits);
+            plain.iter().flat_map(|four| [(*four).into(), four.to_ipv6_mapped().into()]).collect()
+        }
+        IpNet::V6(block) => {
+            let (first, last) = (block.network().to_bits(), block.broadcast().to_bits());
+            let inside = first | (bits & block.hostmask().to_bits());
+            let bits = [first.wrapping_sub(1), first, inside, last, last.wrapping_add(1)];
+            bits.map(|bits| Ipv6Addr::from_bits(bits).into()).to_vec()
+        }
+    }
 }
 
 /// Asks the policy, and holds its answer against [`is_special`] and the networks that are allowed.
-fn judged(policy: &EgressPolicy, allowed: &[ipnet::IpNet], address: IpAddr) -> bool {
+fn judged(policy: &EgressPolicy, allowed: &[IpNet], address: IpAddr) -> bool {
     let is_allowed = policy.allows(address).is_ok();
     let inner = carried(address);
     let is_listed = allowed.iter().any(|net| net.contains(&address) || net.contains(&inner));
