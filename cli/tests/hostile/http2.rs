@@ -150,7 +150,7 @@ async fn receivers_that_misuse_http_2_are_cut_off_and_told_apart() {
     let garbage = |_: u32| vec![0xff; 64];
     let all = vec![
         Hostile::new("h2 as it should be", fine, answered(204, "")),
-        Hostile::new("h2 that says nothing", silent, failed("timeout", "no answer within 2000 ms")),
+        Hostile::new("h2 that says nothing", silent, failed("timeout", "no answer within 4000 ms")),
         Hostile::new("GOAWAY before the request", goes_away_at_once, failed("reset", "")),
         Hostile::new("GOAWAY after the request", server(&authority, goaway(0), nothing), failed("reset", "")),
         Hostile::new("GOAWAY to calm us", server(&authority, goaway(11), nothing), failed("reset", "")),

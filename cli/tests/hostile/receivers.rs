@@ -62,7 +62,7 @@ async fn never_accepts() -> (tokio::net::TcpListener, Vec<TcpStream>) {
 #[tokio::test]
 async fn receivers_that_stall_are_cut_at_their_timeout() {
     let (full, _queue) = never_accepts().await;
-    let no_answer = || failed("timeout", "no answer within 2000 ms");
+    let no_answer = || failed("timeout", "no answer within 4000 ms");
     let reads_nothing = Server::start(|wire| async move {
         let _wire = wire;
         std::future::pending().await
@@ -90,7 +90,7 @@ async fn receivers_that_stall_are_cut_at_their_timeout() {
             Hostile::at(
                 "never accepts",
                 full.local_addr().unwrap(),
-                failed("timeout", "no connection within 2000 ms"),
+                failed("timeout", "no connection within 4000 ms"),
             ),
             Hostile::at(
                 "never accepts, with patience",

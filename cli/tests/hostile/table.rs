@@ -10,7 +10,7 @@ use crate::rail::{Rail, assert_exactly_once};
 use crate::wire::Server;
 
 /// Most receivers are given this long.
-const TIMEOUT_MS: i32 = 2_000;
+const TIMEOUT_MS: i32 = 4_000;
 /// What a busy machine may add before the record says that an attempt has ended. Slow receivers would take minutes.
 const SLACK_MS: i32 = 4_000;
 /// What the buffers of two sockets hold beyond the 64 KiB that are read.

@@ -156,14 +156,14 @@ async fn receivers_with_broken_tls_are_told_apart() {
             with(Certificate::OtherName),
             failed("tls", "not valid for name"),
         ),
-        Hostile::new("TLS that stalls", stalls(), failed("timeout", "no connection within 2000 ms")),
+        Hostile::new("TLS that stalls", stalls(), failed("timeout", "no connection within 4000 ms")),
         Hostile::new(
             "TLS that stalls, with patience",
             stalls(),
             failed("timeout", "TLS handshake not done within 5 s"),
         )
         .with_timeout(20_000),
-        Hostile::new("TLS a byte a second", drips, failed("timeout", "no connection within 2000 ms")),
+        Hostile::new("TLS a byte a second", drips, failed("timeout", "no connection within 4000 ms")),
         Hostile::new("hangs up in the handshake", hangs_up, failed("tls", "handshake")),
         Hostile::new("refuses the handshake", alerts, failed("tls", "HandshakeFailure")),
         Hostile::new("plain HTTP where TLS should be", plain, failed("tls", "TLS handshake")),
