@@ -4,6 +4,7 @@
 use std::time::{Duration, Instant};
 
 use eventrail_core::db;
+use eventrail_core::db::lines::Lines;
 use eventrail_core::rail::{self, intake};
 use eventrail_core::testing::{CuttingProxy, Stack, eventually};
 
@@ -65,6 +66,16 @@ async fn our_connections_commit_synchronously_whatever_the_database_says() {
     let pool = db::pool(db::connect_options(&stack.postgres.url(), "test").unwrap(), 1);
     let setting: String = sqlx::query_scalar("show synchronous_commit").fetch_one(&pool).await.unwrap();
     assert_eq!(setting, "on");
+}
+
+#[tokio::test]
+async fn our_connections_compile_nothing_whatever_the_database_says() {
+    let stack = Stack::start().await;
+    sqlx::query("alter database eventrail set jit = on").execute(&stack.pool).await.unwrap();
+    let pool = db::pool(db::connect_options(&stack.postgres.url(), "test").unwrap(), 1);
+    let mut line = Lines::beside(&pool, 1).take().await.unwrap();
+    let setting: String = sqlx::query_scalar("show jit").fetch_one(&mut *line).await.unwrap();
+    assert_eq!(setting, "off");
 }
 
 #[tokio::test]

@@ -37,8 +37,9 @@ pub(crate) const RENEW_LEASES_EVERY: Duration = Duration::from_secs(3);
 /// What all parts of the dispatcher share.
 pub(crate) struct Context {
     pub(crate) pool: PgPool,
-    /// For what is asked for each delivery.
+    /// For what is asked before each delivery, and for what is written after it.
     pub(crate) lines: Lines,
+    pub(crate) recorder: Lines,
     pub(crate) redis: Link,
     pub(crate) keys: Keys,
     pub(crate) consumer: String,
@@ -174,7 +175,7 @@ pub(crate) async fn retries(
 ) -> anyhow::Result<Claimed> {
     let taken_at = Instant::now();
     let mut redis = context.redis.connection();
-    let due = schedule::claim_due(&mut redis, &context.keys, group, most, RETRY_LEASE).await?;
+    let due = schedule::claim_due(&mut redis, &context.keys, group, most, RETRY_LEASE, clock::now()).await?;
     let full = due.members.len() >= most;
     if due.members.is_empty() {
         return Ok(Claimed { works: Vec::new(), full, next: due.next });

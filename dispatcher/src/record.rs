@@ -217,7 +217,7 @@ async fn write_once(
     records.sort_by_key(is_told);
     let untold = records.partition_point(|record| !is_told(record));
     if untold > 0 {
-        let mut line = context.lines.take().await?;
+        let mut line = context.recorder.take().await?;
         recorded.extend(delivery::record(&mut *line, &mut records[..untold]).await?);
         line.give_back();
         records.drain(..untold);
@@ -273,7 +273,7 @@ async fn disable(context: &Context, mut gone: HashSet<EndpointId>) {
         return;
     }
     let gone: Vec<EndpointId> = gone.into_iter().collect();
-    match recipient::disable_gone(&context.pool, &gone).await {
+    match answered(recipient::disable_gone(&context.pool, &gone)).await {
         Ok(disabled) => {
             for id in disabled {
                 tracing::warn!(endpoint.id = %id, "endpoint disabled: it answered 410 Gone");
@@ -281,7 +281,7 @@ async fn disable(context: &Context, mut gone: HashSet<EndpointId>) {
         }
         Err(error) => tracing::warn!(endpoints = gone.len(), %error, "gone endpoints not disabled yet"),
     }
-    if let Err(error) = context.recipients.refresh().await {
+    if let Err(error) = answered(context.recipients.refresh()).await {
         tracing::debug!(%error, "endpoints not refreshed yet");
     }
 }

@@ -42,7 +42,7 @@ const MOST_UNANSWERED: u32 = 3;
 const REFRESH_EVERY: Duration = Duration::from_millis(500);
 /// Connections to PostgreSQL: for what is done now and then, and for what is done for each delivery.
 const POOL: u32 = 6;
-const LINES: usize = 8;
+const LINES: usize = 6;
 /// Events kept to be sent, in bytes.
 const CACHE_BYTES: usize = 32 << 20;
 /// After the attempts: time for the recorder to write what they brought.
@@ -68,14 +68,14 @@ pub async fn run(
     );
     let name = format!("{}@{}-{}", config.consumer_name, host(), std::process::id());
     let pool = db::pool(db::connect_options(&store.database_url, &name).context("DATABASE_URL")?, POOL);
-    let lines = Lines::beside(&pool, LINES);
     let redis = Link::new(&store.redis_url).context("REDIS_URL")?;
     rail::check_policy(&mut redis.connection()).await?;
     let keys = Keys::new(&store.redis_prefix);
     let cache = Arc::new(EventCache::new(CACHE_BYTES));
     let context = Arc::new(Context {
         pool: pool.clone(),
-        lines: lines.clone(),
+        lines: Lines::beside(&pool, LINES),
+        recorder: Lines::beside(&pool, 1),
         redis: redis.clone(),
         keys: keys.clone(),
         consumer: name.clone(),
@@ -106,7 +106,6 @@ pub async fn run(
     let bell = Arc::new(Notify::new());
     let relay = Relay::new(
         pool.clone(),
-        lines,
         redis.clone(),
         RelayConfig { holder: name.clone(), window: config.stream_window, keys: keys.clone() },
         hint_sender.clone(),
@@ -130,7 +129,7 @@ pub async fn run(
         let (pool, stop) = (pool.clone(), stop.clone());
         helpers.spawn(async move { probes::serve(address, pool, metrics, stop).await });
     }
-    let relay = tokio::spawn(lead(relay, bell, stop.clone()));
+    let mut relay = tokio::spawn(lead(relay, bell, stop.clone()));
     let mut recorder = tokio::spawn(record::run_recorder(
         Arc::clone(&context),
         item_receiver,
@@ -140,12 +139,23 @@ pub async fn run(
     let mut delivery = tokio::spawn(intake.run(hints, settled, stop.clone(), drain));
 
     let mut failed = Ok(());
+    let (mut relay_ended, mut recorder_ended) = (false, false);
     tokio::select! {
         () = stop.cancelled() => {}
+        // They end at a stop only. Without one of them nothing is delivered, or nothing is recorded of it.
+        ended = &mut relay => {
+            relay_ended = true;
+            failed = ended.context("the relay panicked");
+        }
+        ended = &mut recorder => {
+            recorder_ended = true;
+            failed = ended.context("the recorder panicked");
+        }
         ended = &mut delivery => failed = ended.and_then(|ended| ended).context("the intake panicked"),
         Some(ended) = helpers.join_next(), if !helpers.is_empty() => {
             failed = match ended {
                 Ok(Err(error)) if !stop.is_cancelled() => Err(error),
+                Err(panicked) => Err(panicked.into()),
                 _ => Ok(()),
             };
         }
@@ -154,15 +164,19 @@ pub async fn run(
     if !delivery.is_finished() {
         failed = failed.and(delivery.await.and_then(|ended| ended).context("the intake panicked"));
     }
-    let recorded = tokio::select! {
-        recorded = &mut recorder => recorded,
-        () = tokio::time::sleep(RECORD_DEADLINE) => {
-            give_up.cancel();
-            recorder.await
-        }
-    };
-    recorded.context("the recorder panicked")?;
-    relay.await.context("the relay panicked")?;
+    if !recorder_ended {
+        let recorded = tokio::select! {
+            recorded = &mut recorder => recorded,
+            () = tokio::time::sleep(RECORD_DEADLINE) => {
+                give_up.cancel();
+                recorder.await
+            }
+        };
+        failed = failed.and(recorded.context("the recorder panicked"));
+    }
+    if !relay_ended {
+        failed = failed.and(relay.await.context("the relay panicked"));
+    }
     helpers.shutdown().await;
     if let Err(error) = consumer::sign_off(&mut redis.connection(), &keys, &name).await {
         tracing::debug!(%error, "not signed off; the announcement runs out by itself");

@@ -12,7 +12,12 @@ use sqlx::{ConnectOptions as _, Connection as _, PgConnection, PgPool};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
-use super::{PING_WITHIN, TRUSTED_FOR};
+/// A connection that has rested for longer is tried before it is used, and closed if it has rested for much longer.
+const TRUSTED_FOR: Duration = Duration::from_secs(1);
+const MOST_REST: Duration = Duration::from_secs(300);
+/// What a backend has gathered in so long, it gives back.
+const LIFE: Duration = Duration::from_secs(1800);
+const PING_WITHIN: Duration = Duration::from_secs(2);
 
 const CONNECT_WITHIN: Duration = Duration::from_secs(5);
 
@@ -23,7 +28,13 @@ pub struct Lines(Arc<Shared>);
 struct Shared {
     options: PgConnectOptions,
     permits: Arc<Semaphore>,
-    idle: Mutex<Vec<(PgConnection, Instant)>>,
+    idle: Mutex<Vec<Rested>>,
+}
+
+struct Rested {
+    connection: PgConnection,
+    made_at: Instant,
+    used_at: Instant,
 }
 
 impl Lines {
@@ -45,18 +56,18 @@ impl Lines {
         let permit = permits.acquire_owned().await.map_err(|_| sqlx::Error::PoolClosed)?;
         loop {
             // The one that was used last: the others may rest.
-            let Some((mut connection, used_at)) = self.0.idle().pop() else { break };
+            let Some(Rested { mut connection, made_at, used_at }) = self.0.idle().pop() else { break };
             if used_at.elapsed() < TRUSTED_FOR
                 || matches!(timeout(PING_WITHIN, connection.ping()).await, Ok(Ok(())))
             {
-                return Ok(Line { connection, lines: self.clone(), _permit: permit });
+                return Ok(Line { connection, made_at, lines: self.clone(), _permit: permit });
             }
             // What has happened to it may have happened to all.
             self.0.idle().clear();
         }
         let connected = timeout(CONNECT_WITHIN, self.0.options.connect()).await;
         let connection = connected.unwrap_or(Err(sqlx::Error::PoolTimedOut))?;
-        Ok(Line { connection, lines: self.clone(), _permit: permit })
+        Ok(Line { connection, made_at: Instant::now(), lines: self.clone(), _permit: permit })
     }
 }
 
@@ -69,15 +80,16 @@ pub fn one_plan(options: PgConnectOptions) -> PgConnectOptions {
 }
 
 impl Shared {
-    fn idle(&self) -> std::sync::MutexGuard<'_, Vec<(PgConnection, Instant)>> {
+    fn idle(&self) -> std::sync::MutexGuard<'_, Vec<Rested>> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// A connection in use. It is closed when it is dropped, unless it is [given back](Line::give_back): so what
-/// was cut short on it is cut short on the server too.
+/// A connection in use. It is closed when it is dropped, unless it is [given back](Line::give_back): so
+/// nobody meets what was cut short on it.
 pub struct Line {
     connection: PgConnection,
+    made_at: Instant,
     lines: Lines,
     _permit: OwnedSemaphorePermit,
 }
@@ -85,8 +97,12 @@ pub struct Line {
 impl Line {
     /// To be called once all that was asked on it is answered.
     pub fn give_back(self) {
-        let Self { connection, lines, _permit } = self;
-        lines.0.idle().push((connection, Instant::now()));
+        let Self { connection, made_at, lines, _permit } = self;
+        let mut idle = lines.0.idle();
+        idle.retain(|rested| rested.used_at.elapsed() < MOST_REST);
+        if made_at.elapsed() < LIFE {
+            idle.push(Rested { connection, made_at, used_at: Instant::now() });
+        }
     }
 }
 

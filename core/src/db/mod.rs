@@ -68,6 +68,8 @@ pub fn connect_options(url: &str, application: &str) -> anyhow::Result<PgConnect
         ("synchronous_commit", "on"),
         // A process that freezes inside a transaction must not keep the log lock.
         ("idle_in_transaction_session_timeout", "5s"),
+        // Short statements, many times: compiling them takes longer than running them.
+        ("jit", "off"),
         ("tcp_keepalives_idle", "10"),
         ("tcp_keepalives_interval", "5"),
         ("tcp_keepalives_count", "3"),
@@ -88,30 +90,15 @@ pub fn pool(options: PgConnectOptions, connections: u32) -> PgPool {
         .max_connections(connections)
         .acquire_timeout(Duration::from_secs(5))
         .idle_timeout(Duration::from_secs(300))
-        // One that was used just now is alive.
-        .test_before_acquire(false)
-        .before_acquire(|connection, used| {
-            Box::pin(async move {
-                if used.idle_for < TRUSTED_FOR {
-                    return Ok(true);
-                }
-                let alive = tokio::time::timeout(PING_WITHIN, connection.ping()).await;
-                Ok(matches!(alive, Ok(Ok(()))))
-            })
-        })
         // A connection whose server vanished would be held here for ever, and its place in the pool with it.
         .after_release(|connection, _| {
             Box::pin(async move {
-                let alive = tokio::time::timeout(PING_WITHIN, connection.ping()).await;
+                let alive = tokio::time::timeout(Duration::from_secs(2), connection.ping()).await;
                 alive.unwrap_or(Err(sqlx::Error::PoolTimedOut)).map(|()| true)
             })
         })
         .connect_lazy_with(options)
 }
-
-/// A connection that has rested for longer is tried before it is used.
-const TRUSTED_FOR: Duration = Duration::from_secs(1);
-const PING_WITHIN: Duration = Duration::from_secs(2);
 
 /// PostgreSQL's time.
 ///

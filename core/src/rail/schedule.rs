@@ -42,7 +42,7 @@ pub struct Due {
     pub next: Option<Duration>,
 }
 
-/// Leases up to `most` due members: until the lease ends nobody else gets them.
+/// Leases up to `most` members that are due at `now`: until the lease ends nobody else gets them.
 ///
 /// # Errors
 /// Redis is away.
@@ -52,10 +52,12 @@ pub async fn claim_due(
     group: &GroupName,
     most: usize,
     lease: Duration,
+    now: DateTime<Utc>,
 ) -> RedisResult<Due> {
     let key = keys.retry(group);
-    let (texts, wait): (Vec<String>, i64) =
-        CLAIM_DUE.key(&key).arg(most).arg(millis(lease)).invoke_async(redis).await?;
+    let mut call = CLAIM_DUE.key(&key);
+    call.arg(most).arg(millis(lease)).arg(now.timestamp_millis());
+    let (texts, wait): (Vec<String>, i64) = call.invoke_async(redis).await?;
     let mut members = Vec::with_capacity(texts.len());
     for text in texts {
         match Member::parse(&text) {

@@ -8,8 +8,8 @@ use eventrail_core::rail::stream::{self, Appended};
 use futures_util::future::join_all;
 use redis::aio::ConnectionManager;
 
-use super::feeds::FeedState;
-use super::{APPEND_BATCH, FULL_PAUSE, FULL_PAUSE_SINGLE, Relay};
+use super::feeds::{FULL_PAUSE_MOST, FeedState, shortest_full_pause};
+use super::{APPEND_BATCH, Relay};
 
 impl Relay {
     /// Appends what the feeds have waiting, to all streams at once, and tells the dispatchers.
@@ -61,11 +61,12 @@ async fn append_all(
             Ok(Appended::Done { .. }) => {
                 state.tail = batch.last().map(|entry| entry.position);
                 state.dirty = true;
+                state.full_pause = shortest_full_pause(state.feed.kind);
                 appended = end;
             }
             Ok(Appended::Full { .. }) => {
-                let pause = if state.is_live() { FULL_PAUSE } else { FULL_PAUSE_SINGLE };
-                state.full_until = Some(Instant::now() + pause);
+                state.full_until = Some(Instant::now() + state.full_pause);
+                state.full_pause = (state.full_pause * 2).min(FULL_PAUSE_MOST);
                 break;
             }
             Ok(refused @ (Appended::Refused { .. } | Appended::Missing)) => {

@@ -1,6 +1,6 @@
 //! What the relay knows of each feed while it leads. All of it is a guess that Redis confirms or refuses.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use eventrail_core::db::tail::{LoggedEvent, Place};
 use eventrail_core::db::topology::Feed;
@@ -13,6 +13,12 @@ use eventrail_core::rail::ready::{FeedRef, Hint};
 use eventrail_core::rail::stream::Standing;
 use uuid::Uuid;
 
+/// How long a feed whose stream is full is left alone: a live one, and one of a single endpoint, whose entries
+/// last for longer, since they are delivered beside live traffic.
+const FULL_PAUSE: Duration = Duration::from_millis(10);
+const FULL_PAUSE_SINGLE: Duration = Duration::from_millis(50);
+/// It doubles up to this while the stream stays full, as that of a paused group does.
+pub(super) const FULL_PAUSE_MOST: Duration = Duration::from_millis(500);
 /// Streams of feeds with a single endpoint hold this part of the window.
 const SINGLE_SHARE: usize = 20;
 
@@ -30,6 +36,8 @@ pub(super) struct FeedState {
     pub(super) waiting: Vec<Entry>,
     /// The stream was full: not before this time again.
     pub(super) full_until: Option<Instant>,
+    /// And so long after that, if it still is.
+    pub(super) full_pause: Duration,
     /// The stream may hold entries: the settle pass looks at it.
     pub(super) dirty: bool,
     /// The settled position in the record, as far as known.
@@ -57,6 +65,7 @@ impl FeedState {
             tail: None,
             waiting: Vec::new(),
             full_until: None,
+            full_pause: shortest_full_pause(feed.kind),
             dirty: true,
             settled: feed.settled_position,
             shown: 0,
@@ -164,6 +173,11 @@ impl FeedState {
             stream: self.stream.clone(),
         })
     }
+}
+
+/// How long a feed is left alone whose stream has just been found full.
+pub(super) fn shortest_full_pause(kind: FeedKind) -> Duration {
+    if kind == FeedKind::Live { FULL_PAUSE } else { FULL_PAUSE_SINGLE }
 }
 
 /// The stream of a feed's epoch.

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use eventrail_core::db::lines::Lines;
-use eventrail_core::db::{lease, tail};
+use eventrail_core::db::{answered, lease, tail};
 use eventrail_core::ids::ReplayId;
 use eventrail_core::metrics as names;
 use eventrail_core::rail::keys::Keys;
@@ -40,10 +40,6 @@ const RENEW_EVERY: Duration = Duration::from_secs(2);
 const BATCH: usize = 500;
 /// Entries in one append; a script holds up Redis while it runs.
 const APPEND_BATCH: usize = 500;
-/// How long a feed whose stream is full is left alone: a live one, and one of a single endpoint, whose entries
-/// last for longer, since they are delivered beside live traffic.
-const FULL_PAUSE: Duration = Duration::from_millis(10);
-const FULL_PAUSE_SINGLE: Duration = Duration::from_millis(50);
 /// The shortest rest between two looks at the log. Passes are due more often than the log need be looked at when
 /// nobody rings.
 const SHORTEST_IDLE: Duration = Duration::from_millis(1);
@@ -81,6 +77,8 @@ pub struct Relay {
     hints: mpsc::UnboundedSender<Hint>,
     cache: Arc<EventCache>,
     leads: bool,
+    /// All that was read is to be read again.
+    stale: bool,
     renew_at: Instant,
     /// The server that all of this was read from.
     incarnation: lease::Incarnation,
@@ -88,10 +86,8 @@ pub struct Relay {
     feeds: HashMap<i64, FeedState>,
     /// Up to here the log was read for the feeds that keep up.
     head: tail::Place,
-    /// Passes begun, those of them to be made without a rest, and when the next one is due.
-    passes: usize,
-    hurried: usize,
-    next_pass: Instant,
+    /// When each of the passes is due.
+    passes: [Instant; passes::COUNT],
     next_idle_settle: Instant,
     turn: usize,
     /// The replay's feed that was read last.
@@ -106,7 +102,6 @@ pub struct Relay {
 impl Relay {
     pub(crate) fn new(
         pool: PgPool,
-        lines: Lines,
         link: Link,
         config: RelayConfig,
         hints: mpsc::UnboundedSender<Hint>,
@@ -114,22 +109,21 @@ impl Relay {
     ) -> Self {
         let now = Instant::now();
         Self {
+            lines: Lines::beside(&pool, 1),
             pool,
-            lines,
             redis: link.connection(),
             link,
             config,
             hints,
             cache,
             leads: false,
+            stale: false,
             renew_at: now,
             incarnation: lease::Incarnation::default(),
             topology: Topology::default(),
             feeds: HashMap::new(),
             head: tail::Place::unpruned(0),
-            passes: 0,
-            hurried: 0,
-            next_pass: now,
+            passes: [now; passes::COUNT],
             next_idle_settle: now,
             turn: 0,
             replay_turn: 0,
@@ -150,15 +144,13 @@ impl Relay {
         }
         let served = self.serve().await;
         // Also when nothing could be appended: Redis may be full, and the passes are what empties it.
-        if Instant::now() >= self.next_pass {
-            self.pass().await?;
-        }
+        self.make_passes().await;
         if served? {
             return Ok(Step::Worked);
         }
         let now = Instant::now();
         let again = self.feeds.values().filter_map(|feed| feed.full_until).min();
-        let until = again.map_or(self.next_pass, |again| again.min(self.next_pass));
+        let until = again.into_iter().chain(self.passes).min().unwrap_or(now);
         let pause = until.saturating_duration_since(now).max(SHORTEST_IDLE);
         Ok(Step::Idle(if self.paces.is_empty() { pause } else { pause.min(PACED_PAUSE) }))
     }
@@ -174,7 +166,7 @@ impl Relay {
 
     /// Forgets all that was believed of log and streams: after an error, everything is compared again.
     pub fn forget(&mut self) {
-        self.leads = false;
+        self.stale = true;
         self.renew_at = Instant::now();
     }
 
@@ -182,7 +174,7 @@ impl Relay {
     pub async fn resign(&mut self) {
         self.leads = false;
         metrics::gauge!(names::RELAY_LEADER).set(0.0);
-        if let Err(error) = lease::give_up(&self.pool, &self.config.holder).await {
+        if let Err(error) = answered(lease::give_up(&self.pool, &self.config.holder)).await {
             tracing::debug!(%error, "relay lease not given up; it runs out by itself");
         }
     }
@@ -194,16 +186,17 @@ impl Relay {
         let incarnation = lease::take(&self.pool, &self.config.holder, LEASE).await?;
         let ours = incarnation.is_some();
         self.renew_at = Instant::now() + if ours { RENEW_EVERY } else { Duration::from_secs(1) };
-        if let Some(incarnation) = incarnation.filter(|now| !self.leads || *now != self.incarnation) {
+        if let Some(incarnation) =
+            incarnation.filter(|now| !self.leads || self.stale || *now != self.incarnation)
+        {
             tracing::info!(holder = %self.config.holder, "relay leads");
+            self.orphans_unknown |= !self.leads || incarnation != self.incarnation;
             self.incarnation = incarnation;
             self.feeds.clear();
             self.topology = Topology::default();
             self.head = tail::Place::unpruned(tail::head(&self.pool).await?);
             self.loader = Loader::default();
-            self.orphans_unknown = true;
-            self.hurried = passes::COUNT;
-            self.next_pass = Instant::now();
+            self.stale = false;
         } else if !ours && self.leads {
             tracing::warn!(holder = %self.config.holder, "relay lost its lease");
         }

@@ -1,10 +1,10 @@
-//! What the leading relay does once a second: settled positions, parking, due retries, streams of feeds
+//! What the leading relay does again and again, each about once a second: settled positions, parking, due retries, streams of feeds
 //! that ended. Each pass can be cut at any point and begun again.
 
 use std::time::{Duration, Instant};
 
 use eventrail_core::db::parking::{self, Parking};
-use eventrail_core::db::{delivery, feed, replay, topology};
+use eventrail_core::db::{answered, delivery, feed, replay, topology};
 use eventrail_core::feed::FeedKind;
 use eventrail_core::metrics as names;
 use eventrail_core::rail::keys::Keys;
@@ -13,6 +13,7 @@ use futures_util::future::join_all;
 
 use super::Relay;
 use super::feeds::{FeedState, Seen, stream_of};
+use super::loader::Loader;
 
 /// How often the cursors of feeds without entries are written.
 const IDLE_SETTLE_EVERY: Duration = Duration::from_secs(15);
@@ -20,7 +21,7 @@ const IDLE_SETTLE_EVERY: Duration = Duration::from_secs(15);
 /// Feeds that are ended, and endpoints that are parked, in one pass: producers wait meanwhile.
 const CHANGES_AT_ONCE: usize = 500;
 
-#[derive(Clone, Copy)]
+#[derive(Debug, Clone, Copy)]
 enum Pass {
     Settle,
     Park,
@@ -32,20 +33,40 @@ enum Pass {
 pub(super) const COUNT: usize = 5;
 const PASSES: [Pass; COUNT] =
     [Pass::Settle, Pass::Park, Pass::LoadRetries, Pass::EndWaiting, Pass::DeleteClosed];
-/// Between two passes: each comes round once a second.
-const REST: Duration = Duration::from_millis(200);
+const EVERY: Duration = Duration::from_secs(1);
 
 /// Streams of so many epochs before a new one are deleted.
 const EPOCHS_BACK: i64 = 8;
 
 impl Relay {
-    /// Makes the pass whose turn it is. The head is read between two of them, since new events would wait for
-    /// all of them otherwise. A relay that has just begun to lead makes the first round without a rest.
-    pub(super) async fn pass(&mut self) -> anyhow::Result<()> {
-        let pass = PASSES[self.passes % COUNT];
-        self.passes += 1;
-        self.hurried = self.hurried.saturating_sub(1);
-        self.next_pass = Instant::now() + if self.hurried > 0 { Duration::ZERO } else { REST };
+    /// Makes the pass that has been due for longest, and others only if they are late: new events wait for them.
+    /// One that fails is left for its next turn, and holds up neither the others nor the head.
+    pub(super) async fn make_passes(&mut self) {
+        for _ in 0..COUNT {
+            let now = Instant::now();
+            let late = now.checked_sub(EVERY).unwrap_or(now);
+            let Some((turn, due)) = self.passes.iter().copied().enumerate().min_by_key(|(_, due)| *due)
+            else {
+                return;
+            };
+            if due > now {
+                return;
+            }
+            // Also if it is cut: the others have their turns first.
+            self.passes[turn] = now + EVERY;
+            if let Err(error) = answered(self.make(PASSES[turn])).await {
+                tracing::warn!(pass = ?PASSES[turn], error = format!("{error:#}"), "pass failed; it comes again");
+                metrics::counter!(names::RELAY_STEPS_FAILED).increment(1);
+                // What it believes to be in the ZSETs may not be.
+                self.loader = Loader::default();
+            }
+            if self.passes.iter().all(|due| *due > late) {
+                return;
+            }
+        }
+    }
+
+    async fn make(&mut self, pass: Pass) -> anyhow::Result<()> {
         match pass {
             Pass::Settle => self.settle().await,
             Pass::Park => self.park().await,

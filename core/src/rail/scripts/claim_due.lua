@@ -1,9 +1,9 @@
 -- Leases due retries: their score becomes the end of the lease, so that a dispatcher that dies gives
 -- them back by doing nothing.
--- KEYS: retry ZSET.  ARGV: most to claim, lease in milliseconds
+-- The time is the caller's, which is what the scores were written by: Redis has a clock of its own.
+-- KEYS: retry ZSET.  ARGV: most to claim, lease in milliseconds, time in milliseconds since 1970
 -- Answers {claimed members, milliseconds until the next one is due or -1}.
-local time = redis.call('TIME')
-local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local now = tonumber(ARGV[3])
 local due = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now, 'LIMIT', 0, ARGV[1])
 for _, member in ipairs(due) do
   redis.call('ZADD', KEYS[1], now + ARGV[2], member)
