@@ -8,7 +8,7 @@ use eventrail_core::ids::EventId;
 use crate::cluster::Cluster;
 use crate::faults::Struck;
 use crate::ledger::{Arrival, Record};
-use crate::plan::Kind;
+use crate::plan::{Fault, Kind, Target};
 use crate::report::{Figures, OfKind};
 
 /// What a fault breaks may show so long after its healing: a lease that runs out, a consumer that is taken over.
@@ -95,12 +95,13 @@ pub(crate) fn figures(record: &Record, journal: &[Struck]) -> Figures {
         lost: record.acknowledged.keys().map(|id| record.missing(*id).len()).sum(),
         ..Figures::default()
     };
+    let timeline = Timeline::of(record);
     let mut kinds: BTreeMap<Kind, OfKind> = BTreeMap::new();
     for struck in journal {
         let of_kind = kinds.entry(struck.fault.kind).or_default();
         of_kind.drawn += 1;
-        of_kind.first_ms.extend(first_delivery(record, struck).map(milliseconds));
-        of_kind.recovery_ms.extend(recovery(record, struck).map(milliseconds));
+        of_kind.first_ms.extend(timeline.first_delivery(struck).map(milliseconds));
+        of_kind.recovery_ms.extend(timeline.recovery(struck).map(milliseconds));
     }
     for arrival in record.arrivals.iter().filter(|arrival| arrival.again_after.is_some()) {
         figures.duplicates += 1;
@@ -117,30 +118,84 @@ fn milliseconds(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap()
 }
 
-/// From a fault to the first delivery of an event that was posted after it.
-fn first_delivery(record: &Record, struck: &Struck) -> Option<Duration> {
-    let later = record.acknowledged.iter().filter(|(_, event)| event.posted_at >= struck.began);
-    let first = later.filter_map(|(id, _)| record.accepted.get(id)?.iter().flatten().min()).min()?;
-    Some(*first - struck.began)
+/// When events were delivered, in two orders.
+struct Timeline {
+    /// When an event was posted, and the first delivery of it or of any posted later.
+    first_after: Vec<(Duration, Duration)>,
+    /// When an event was acknowledged, and the last delivery of it or of any acknowledged before.
+    last_until: Vec<(Duration, Duration)>,
 }
 
-/// From a fault's healing until all is delivered that was acknowledged until then.
-fn recovery(record: &Record, struck: &Struck) -> Option<Duration> {
-    let healed = struck.healed?;
-    let until_then = record.acknowledged.iter().filter(|(_, event)| event.at <= healed);
-    let last = until_then.filter_map(|(id, _)| record.accepted.get(id)?.iter().flatten().max()).max()?;
-    Some(last.saturating_sub(healed))
+impl Timeline {
+    fn of(record: &Record) -> Self {
+        let (mut first_after, mut last_until) = (Vec::new(), Vec::new());
+        for (id, event) in &record.acknowledged {
+            let Some(accepted) = record.accepted.get(id) else { continue };
+            first_after.extend(accepted.iter().flatten().min().map(|first| (event.posted_at, *first)));
+            last_until.extend(accepted.iter().flatten().max().map(|last| (event.at, *last)));
+        }
+        first_after.sort_unstable();
+        last_until.sort_unstable();
+        let mut first = Duration::MAX;
+        for (_, delivery) in first_after.iter_mut().rev() {
+            first = first.min(*delivery);
+            *delivery = first;
+        }
+        let mut last = Duration::ZERO;
+        for (_, delivery) in &mut last_until {
+            last = last.max(*delivery);
+            *delivery = last;
+        }
+        Self { first_after, last_until }
+    }
+
+    /// From a fault to the first delivery of an event that was posted after it.
+    fn first_delivery(&self, struck: &Struck) -> Option<Duration> {
+        let later = self.first_after.partition_point(|(posted_at, _)| *posted_at < struck.began);
+        self.first_after.get(later).map(|(_, first)| *first - struck.began)
+    }
+
+    /// From a fault's healing until all is delivered that was acknowledged until then.
+    fn recovery(&self, struck: &Struck) -> Option<Duration> {
+        let healed = struck.healed?;
+        let until_then = self.last_until.partition_point(|(acknowledged_at, _)| *acknowledged_at <= healed);
+        let (_, last) = self.last_until.get(until_then.checked_sub(1)?)?;
+        Some(last.saturating_sub(healed))
+    }
 }
 
-/// The fault that made a delivery come again: one that was there or not long past when it came first, the
-/// nearest to that moment.
+/// The fault that made a delivery come again: one that can, and was there or not long past when the delivery came
+/// first; the nearest to that moment, and one that takes work from who had it rather than one that only slows.
 fn cause<'a>(arrival: &Arrival, journal: &'a [Struck]) -> Option<&'a Struck> {
     let before = arrival.again_after?;
     let candidates = journal.iter().filter(|struck| {
-        struck.began <= arrival.at && struck.healed.is_none_or(|healed| healed + AFTERMATH >= before)
+        let lasted = struck.healed.is_none_or(|healed| healed + AFTERMATH >= before);
+        can_repeat(&struck.fault) && struck.began <= arrival.at && lasted
     });
     candidates.min_by_key(|struck| {
         let healed = struck.healed.unwrap_or(Duration::MAX);
-        if before < struck.began { struck.began - before } else { before.saturating_sub(healed) }
+        let distance =
+            if before < struck.began { struck.began - before } else { before.saturating_sub(healed) };
+        distance + if takes_work(struck.fault.kind) { Duration::ZERO } else { Duration::from_secs(2) }
     })
+}
+
+/// APIs deliver nothing.
+fn can_repeat(fault: &Fault) -> bool {
+    match fault.target {
+        Target::Process(process) | Target::Link { process, .. } => process >= 2,
+        Target::Fleet { dispatchers } => dispatchers,
+        Target::Postgres | Target::Redis | Target::Stream(_) | Target::Receiver(_) => true,
+    }
+}
+
+/// Whether somebody else may do again what is being done.
+fn takes_work(kind: Kind) -> bool {
+    use Kind as K;
+    let of_dispatchers = matches!(kind, K::KillDispatcher | K::FreezeDispatcher | K::RollDispatchers);
+    let of_redis = matches!(
+        kind,
+        K::FlushAll | K::DeleteStream | K::KillRedis | K::RestartRedis | K::PromoteReplica | K::FreezeRedis
+    );
+    of_dispatchers || of_redis || matches!(kind, K::ReceiverCut | K::ReceiverHalfOpen | K::LinkHalfOpen)
 }

@@ -13,8 +13,8 @@ use serde_json::json;
 use tokio::sync::Mutex;
 
 use crate::ledger::{Ledger, RECEIVERS};
+use crate::settings::Settings;
 
-const BINARY: &str = env!("CARGO_BIN_EXE_eventrail");
 pub(crate) const PROCESSES: usize = 4;
 /// Where PostgreSQL's data lies, so that it can be made full.
 const DISK_MEGABYTES: u32 = 6000;
@@ -43,6 +43,7 @@ pub(crate) struct Cluster {
     pub(crate) busy: Vec<Mutex<()>>,
     environments: Vec<Vec<(String, String)>>,
     listen: Vec<String>,
+    binary: PathBuf,
     pub(crate) directory: PathBuf,
     pub(crate) replicas: AtomicUsize,
     pub(crate) has_clocks: bool,
@@ -55,7 +56,8 @@ pub(crate) fn name(process: usize) -> String {
 }
 
 impl Cluster {
-    pub(crate) async fn start(ledger: Arc<Ledger>, directory: PathBuf) -> Self {
+    pub(crate) async fn start(ledger: Arc<Ledger>, settings: &Settings) -> Self {
+        let directory = settings.directory.clone();
         let mut stack = Stack::start_with(StackOptions {
             durability: Durability::Full,
             pool_size: 4,
@@ -80,7 +82,7 @@ impl Cluster {
             links.push([postgres, to_redis]);
             let mut environment = stack.environment();
             environment.retain(|(name, _)| name != "DATABASE_URL" && name != "REDIS_URL");
-            environment.extend(settings(process, listen, &database_url, &redis_url));
+            environment.extend(own_settings(process, listen, &database_url, &redis_url));
             if let Some(library) = library {
                 environment.extend(stepped_clock(library, &clock_file(&directory, process)));
             }
@@ -99,6 +101,7 @@ impl Cluster {
             busy: (0..2 * PROCESSES + RECEIVERS).map(|_| Mutex::default()).collect(),
             environments,
             listen,
+            binary: settings.binary.clone(),
             directory,
             replicas: AtomicUsize::new(0),
             _receivers: receivers,
@@ -148,7 +151,7 @@ impl Cluster {
                 let running = slot.as_mut().is_some_and(|running| running.ended().is_none());
                 if !running {
                     *slot = Some(EventrailProcess::spawn_logging_to(
-                        BINARY,
+                        &self.binary,
                         &[command],
                         &self.environments[process],
                         listen,
@@ -219,7 +222,7 @@ impl Cluster {
     }
 }
 
-fn settings(process: usize, listen: &str, database_url: &str, redis_url: &str) -> Vec<(String, String)> {
+fn own_settings(process: usize, listen: &str, database_url: &str, redis_url: &str) -> Vec<(String, String)> {
     let own = [
         ("DATABASE_URL", database_url),
         ("REDIS_URL", redis_url),

@@ -30,19 +30,17 @@ use crate::report::Figures;
 use crate::settings::Settings;
 use crate::watch::Watch;
 
-/// How long the last posts and deliveries may take once nothing breaks any more.
-const CALM: Duration = Duration::from_secs(60);
 const TELL_EVERY: Duration = Duration::from_secs(10);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn whatever_breaks_nothing_acknowledged_is_lost() {
     let settings = Settings::read();
     let ledger = Arc::new(Ledger::begin(settings.seed, &settings.directory));
-    let cluster = Arc::new(Cluster::start(ledger, settings.directory.clone()).await);
+    let cluster = Arc::new(Cluster::start(ledger, &settings).await);
     let plan = plan::draw(settings.seed, settings.length, &kinds(&cluster, &settings));
     let journal = Journal::default();
     let load = Load::start(&cluster.ledger, cluster.apis(), settings.rate);
-    let watch = Watch::start(&cluster).await;
+    let watch = Watch::start(&cluster, settings.patience).await;
 
     let began = cluster.ledger.now();
     let ended = || !cluster.ledger.problems().is_empty();
@@ -52,10 +50,10 @@ async fn whatever_breaks_nothing_acknowledged_is_lost() {
         () = told => {}
     }
     let seconds = (cluster.ledger.now() - began).as_secs();
-    if !load.stop(CALM).await {
+    if !load.stop(settings.patience).await {
         cluster.ledger.problem("producers are not answered though nothing breaks any more");
     }
-    checker::wait_until_settled(&cluster, CALM).await;
+    checker::wait_until_settled(&cluster, settings.patience).await;
     if let Err(error) = checker::compare_log(&cluster).await {
         cluster.ledger.problem(format!("the log can't be read: {error:#}"));
     }

@@ -16,6 +16,11 @@ pub(crate) struct Settings {
     pub(crate) length: Duration,
     /// Events a second.
     pub(crate) rate: u32,
+    /// How long an event may be owed, and a retry due, before that is a finding. On a machine that is busy with
+    /// other things all takes its time.
+    pub(crate) patience: Duration,
+    /// The program under test; that of this build unless another is named.
+    pub(crate) binary: PathBuf,
     /// Where the logs are written.
     pub(crate) directory: PathBuf,
     /// After a run that found nothing too.
@@ -27,7 +32,8 @@ pub(crate) struct Settings {
 }
 
 impl Settings {
-    /// `CHAOS_SEED`, `CHAOS_SECONDS`, `CHAOS_RATE`, `CHAOS_DIRECTORY`, `CHAOS_RESULTS` and `CHAOS_ONLY`.
+    /// `CHAOS_SEED`, `CHAOS_SECONDS`, `CHAOS_RATE`, `CHAOS_PATIENCE` (seconds), `CHAOS_BINARY`,
+    /// `CHAOS_DIRECTORY`, `CHAOS_RESULTS` and `CHAOS_ONLY`.
     pub(crate) fn read() -> Self {
         let seed = number("CHAOS_SEED", 1);
         let run = uuid();
@@ -38,7 +44,11 @@ impl Settings {
         Self {
             seed,
             length: Duration::from_secs(number("CHAOS_SECONDS", 90)),
-            rate: number("CHAOS_RATE", 60),
+            rate: number("CHAOS_RATE", 40),
+            patience: Duration::from_secs(number("CHAOS_PATIENCE", 90)),
+            binary: environment("CHAOS_BINARY")
+                .unwrap_or_else(|| env!("CARGO_BIN_EXE_eventrail").into())
+                .into(),
             directory,
             keeps_logs,
             results: environment("CHAOS_RESULTS").map(PathBuf::from),

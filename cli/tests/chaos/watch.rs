@@ -13,13 +13,8 @@ use crate::ledger::Ledger;
 const EVERY: Duration = Duration::from_millis(500);
 /// Nothing that is asked takes so long, unless its server is held.
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
-/// A retry is due for no longer than this, whatever breaks meanwhile: a lease of 12 s of a dispatcher that died,
-/// a breaker's first pauses, and what else is broken then.
-const OVERDUE: Duration = Duration::from_secs(30);
-/// Nor is it planned for later than this: the longest backoff is two seconds, a breaker's pauses are longer.
+/// No retry is planned for later than this: the longest backoff is two seconds, a breaker's pauses are longer.
 const FAR_AWAY: Duration = Duration::from_secs(330);
-/// An event is delivered within this time after its acknowledgement, whatever breaks meanwhile.
-const OWED_FOR: Duration = Duration::from_secs(60);
 
 pub(crate) struct Watch {
     rounds: Arc<AtomicUsize>,
@@ -27,7 +22,8 @@ pub(crate) struct Watch {
 }
 
 impl Watch {
-    pub(crate) async fn start(cluster: &Arc<Cluster>) -> Self {
+    /// An event is owed, and a retry due, for no longer than `patience`, whatever breaks meanwhile.
+    pub(crate) async fn start(cluster: &Arc<Cluster>, patience: Duration) -> Self {
         let rounds: Arc<AtomicUsize> = Arc::default();
         let invariants = cluster.stack.lock().await.invariants();
         let (counted, cluster) = (Arc::clone(&rounds), Arc::clone(cluster));
@@ -39,11 +35,12 @@ impl Watch {
                     cluster.ledger.problem(ended);
                 }
                 let (open, oldest) = cluster.ledger.open();
-                if oldest > OWED_FOR {
+                if oldest > patience {
                     cluster.ledger.problem(format!("{open} events are owed, one for {} s", oldest.as_secs()));
                 }
                 let asked =
-                    tokio::time::timeout(ANSWER_WITHIN, ask(&invariants, &cluster.ledger, checked)).await;
+                    tokio::time::timeout(ANSWER_WITHIN, ask(&invariants, &cluster.ledger, checked, patience))
+                        .await;
                 if let Ok(Ok(settled)) = asked {
                     counted.fetch_add(1, Ordering::SeqCst);
                     checked = settled;
@@ -60,11 +57,16 @@ impl Watch {
 }
 
 /// Asks about what is above `checked`; answers up to where all is settled and need not be asked again.
-async fn ask(invariants: &Invariants, ledger: &Ledger, checked: i64) -> anyhow::Result<i64> {
+async fn ask(
+    invariants: &Invariants,
+    ledger: &Ledger,
+    checked: i64,
+    patience: Duration,
+) -> anyhow::Result<i64> {
     let settled = invariants.settled_by_all().await?;
     let mut wrong = invariants.settled_without_outcome_since(checked).await?;
     wrong.extend(invariants.holes_since(checked).await?);
-    wrong.extend(invariants.overdue(OVERDUE).await?);
+    wrong.extend(invariants.overdue(patience).await?);
     wrong.extend(invariants.far_away(FAR_AWAY).await?);
     wrong.extend(invariants.dead().await?);
     for what in wrong {
