@@ -32,7 +32,7 @@ pub(crate) async fn wait_until_settled(cluster: &Cluster, patience: Duration) {
         if quiet == 2 {
             return;
         }
-        tokio::time::sleep(Duration::from_millis(200)).await;
+        tokio::time::sleep(Duration::from_millis(100)).await;
     }
     for what in left {
         cluster.ledger.problem(format!("left at the end: {what}"));

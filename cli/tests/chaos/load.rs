@@ -61,6 +61,7 @@ async fn post_all(ledger: Arc<Ledger>, apis: [Api; 2], rate: u32, stop: Arc<Atom
             drop(permit);
         });
         while posts.try_join_next().is_some() {}
+        // Its pace.
         tokio::time::sleep(Duration::from_secs_f64(count as f64 / f64::from(rate))).await;
     }
     posts.join_all().await;
@@ -93,6 +94,7 @@ async fn post(ledger: &Ledger, apis: &[Api; 2], drafts: &[Draft]) {
             // Nobody answered: whether it was accepted is not known, and so it is posted again.
             Err(_) => {}
         }
+        // As any producer would, before it asks again.
         tokio::time::sleep(PAUSE).await;
     }
 }

@@ -128,6 +128,7 @@ fn kinds(cluster: &Cluster, settings: &Settings) -> Vec<Kind> {
 /// One line now and then, for ever.
 async fn tell(cluster: &Cluster, journal: &Journal, seed: u64) {
     loop {
+        // A line now and then.
         tokio::time::sleep(TELL_EVERY).await;
         let faults = journal.lock().unwrap().len();
         let (open, oldest) = cluster.ledger.open();

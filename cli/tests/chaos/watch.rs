@@ -30,6 +30,7 @@ impl Watch {
         let asking = tokio::spawn(async move {
             let mut checked = 0;
             loop {
+                // Now and then is enough, and leaves the servers to those who need them.
                 tokio::time::sleep(EVERY).await;
                 for ended in cluster.ended_processes() {
                     cluster.ledger.problem(ended);
