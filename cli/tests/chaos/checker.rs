@@ -173,10 +173,17 @@ fn cause<'a>(arrival: &Arrival, journal: &'a [Struck]) -> Option<&'a Struck> {
         can_repeat(&struck.fault) && struck.began <= arrival.at && lasted
     });
     candidates.min_by_key(|struck| {
+        // Who dies or is taken for dead in between takes outcomes along that were not recorded.
+        let died = matches!(struck.fault.target, Target::Process(_) | Target::Fleet { .. })
+            && takes_work(struck.fault.kind)
+            && struck.began >= before;
+        if died {
+            return Duration::ZERO;
+        }
         let healed = struck.healed.unwrap_or(Duration::MAX);
         let distance =
             if before < struck.began { struck.began - before } else { before.saturating_sub(healed) };
-        distance + if takes_work(struck.fault.kind) { Duration::ZERO } else { Duration::from_secs(2) }
+        distance + Duration::from_millis(if takes_work(struck.fault.kind) { 1 } else { 2000 })
     })
 }
 
