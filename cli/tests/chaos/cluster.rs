@@ -46,6 +46,8 @@ pub(crate) struct Cluster {
     binary: PathBuf,
     pub(crate) directory: PathBuf,
     pub(crate) replicas: AtomicUsize,
+    /// Raised when a stream has lost something: the watch looks closely for a while.
+    pub(crate) losses: AtomicUsize,
     pub(crate) has_clocks: bool,
     pub(crate) has_disk: bool,
     _receivers: Vec<Receiver>,
@@ -104,6 +106,7 @@ impl Cluster {
             binary: settings.binary.clone(),
             directory,
             replicas: AtomicUsize::new(0),
+            losses: AtomicUsize::new(0),
             _receivers: receivers,
             ledger,
         };

@@ -203,6 +203,7 @@ async fn on_redis(cluster: &Cluster, fault: &Fault, journal: &Journal) {
         Kind::PromoteReplica => promote(cluster, fault, &mut redis).await,
         Kind::FlushAll => {
             command(&redis, &["FLUSHALL"]).await;
+            cluster.losses.fetch_add(1, Ordering::SeqCst);
         }
         Kind::DeleteStream => {
             let Target::Stream(number) = fault.target else { unreachable!("a stream's fault") };
@@ -211,6 +212,7 @@ async fn on_redis(cluster: &Cluster, fault: &Fault, journal: &Journal) {
             let streams = invariants.live_streams().await.unwrap_or_default();
             let stream = streams.get(number).map_or("eventrail.{default}.events", |(_, stream)| stream);
             command(&redis, &["DEL", stream]).await;
+            cluster.losses.fetch_add(1, Ordering::SeqCst);
         }
         Kind::RedisFull => {
             command(&redis, &["CONFIG", "SET", "maxmemory", "1"]).await;

@@ -11,6 +11,10 @@ use crate::cluster::Cluster;
 use crate::ledger::Ledger;
 
 const EVERY: Duration = Duration::from_millis(500);
+/// So often in a row without a pause once a stream has lost something: a relay that goes on as if nothing had
+/// happened leaves a hole where work is in hand, for as long as it is.
+const CLOSELY: usize = 30;
+const STEP: Duration = Duration::from_millis(10);
 /// Nothing that is asked takes so long, unless its server is held.
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 /// No retry is planned for later than this: the longest backoff is two seconds, a breaker's pauses are longer.
@@ -28,10 +32,19 @@ impl Watch {
         let invariants = cluster.stack.lock().await.invariants();
         let (counted, cluster) = (Arc::clone(&rounds), Arc::clone(cluster));
         let asking = tokio::spawn(async move {
-            let mut checked = 0;
+            let (mut checked, mut losses, mut closely) = (0, 0, 0);
             loop {
-                // Now and then is enough, and leaves the servers to those who need them.
-                tokio::time::sleep(EVERY).await;
+                for _ in 0..EVERY.as_millis() / STEP.as_millis() {
+                    let now = cluster.losses.load(Ordering::SeqCst);
+                    closely = if now > losses { CLOSELY } else { closely };
+                    losses = now;
+                    if closely > 0 {
+                        closely -= 1;
+                        break;
+                    }
+                    // Now and then is enough, and leaves the servers to those who need them.
+                    tokio::time::sleep(STEP).await;
+                }
                 for ended in cluster.ended_processes() {
                     cluster.ledger.problem(ended);
                 }
