@@ -125,9 +125,10 @@ impl Traffic {
             if Instant::now() >= end {
                 return Ok(replays);
             }
-            let now = Utc::now();
+            // Whose acceptance has been noted here by now.
+            let to = Utc::now() - TimeDelta::seconds(5);
             let window = json!({
-                "from": now - TimeDelta::seconds(REPLAY_SECONDS), "to": now, "endpoint_id": self.replayed
+                "from": to - TimeDelta::seconds(REPLAY_SECONDS), "to": to, "endpoint_id": self.replayed
             });
             let replay = self.api.ask(Method::POST, "/replay", &window).await?;
             let path = format!("/replays/{}", replay["id"].as_str().unwrap_or_default());
