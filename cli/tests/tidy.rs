@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use eventrail_core::metrics;
 
-const CRATES: [&str; 5] = ["api", "bench", "cli", "core", "dispatcher"];
+const CRATES: [&str; 6] = ["api", "bench", "cli", "core", "dispatcher", "protocol"];
 /// Files are about 250 lines, and are split by noun before this.
 const LONGEST_SOURCE: usize = 400;
 const LONGEST_TEST: usize = 700;

@@ -20,6 +20,7 @@ pub mod matching;
 pub mod metrics;
 pub mod payload;
 pub mod ping;
+pub mod protocol;
 pub mod rail;
 pub mod retry;
 pub mod secret;

@@ -6,13 +6,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use chrono::TimeDelta;
-use eventrail_core::db::delivery::{self, Due, Known, Status};
+use eventrail_core::db::delivery::{self, Due, Known};
 use eventrail_core::db::lines::Lines;
 use eventrail_core::db::{recipient, tail, waiting};
 use eventrail_core::feed::{FeedKind, GoesBack};
 use eventrail_core::group::GroupName;
 use eventrail_core::ids::{EndpointId, EventId, ReplayId};
 use eventrail_core::metrics as names;
+use eventrail_core::protocol::{self, Claim};
 use eventrail_core::rail::entry::{Entry, Read};
 use eventrail_core::rail::intake;
 use eventrail_core::rail::keys::Keys;
@@ -138,12 +139,10 @@ async fn due_of(context: &Context, keys: &[(EventId, EndpointId)]) -> anyhow::Re
     Ok(due)
 }
 
-/// Whether a feed's entry still owes what this row is about: not if the row is of this ask or a later one, nor
-/// if it was delivered and the feed is to bring only what is missing.
+/// Whether a feed's entry still owes what this row is about.
 fn is_owed(row: &Known, feed: &FeedRef, position: i64) -> bool {
-    let had = row.status == Status::Delivered
-        && feed.goes_back.is_some_and(|back| back.only_missing && position <= back.as_of);
-    row.ask < feed.ask && !had
+    let only_missing = feed.goes_back.is_some_and(|back| back.only_missing && position <= back.as_of);
+    protocol::is_owed(row.ask, row.status, feed.ask, only_missing)
 }
 
 fn resend(goes_back: Option<GoesBack>, position: i64) -> Option<ReplayId> {
@@ -193,31 +192,29 @@ pub(crate) async fn retries(
     let soon = clock::now() + TimeDelta::seconds(1);
     let (mut works, mut changes, mut gone) = (Vec::new(), Vec::new(), Vec::new());
     for member in due.members {
-        match (rows.get(&member), events.get(&member.event_id)) {
-            (Some(Due { known, goes_back }), Some(event)) if known.status.waits() => {
-                match known.next_attempt_at {
-                    Some(at) if at > soon => changes.push(Change::Set(member, at)),
-                    _ => works.push(Work {
-                        event: Arc::clone(event),
-                        endpoint_id: member.endpoint_id,
-                        group_id,
-                        group: group.clone(),
-                        feed_id: known.feed_id,
-                        replay_id: known.replay_id,
-                        resend: resend(*goes_back, event.position),
-                        ask: known.ask,
-                        attempts_done: known.attempt_count,
-                        origin: Origin::Retry,
-                        taken_at,
-                    }),
-                }
-            }
-            (row, _) => {
-                if row.is_some_and(|row| row.known.status.waits()) {
-                    gone.push((member.event_id, member.endpoint_id));
-                }
+        let (row, event) = (rows.get(&member), events.get(&member.event_id));
+        let later = row.and_then(|row| row.known.next_attempt_at).filter(|at| *at > soon);
+        let claim = protocol::claimed(row.map(|row| row.known.status), event.is_some(), later.is_none());
+        match (claim, row, event) {
+            (Claim::Attempt, Some(Due { known, goes_back }), Some(event)) => works.push(Work {
+                event: Arc::clone(event),
+                endpoint_id: member.endpoint_id,
+                group_id,
+                group: group.clone(),
+                feed_id: known.feed_id,
+                replay_id: known.replay_id,
+                resend: resend(*goes_back, event.position),
+                ask: known.ask,
+                attempts_done: known.attempt_count,
+                origin: Origin::Retry,
+                taken_at,
+            }),
+            (Claim::PutBack, ..) => changes.extend(later.map(|at| Change::Set(member, at))),
+            (Claim::End, ..) => {
+                gone.push((member.event_id, member.endpoint_id));
                 changes.push(Change::Remove(member));
             }
+            (Claim::Attempt | Claim::Remove, ..) => changes.push(Change::Remove(member)),
         }
     }
     if !gone.is_empty() {

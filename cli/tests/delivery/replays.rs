@@ -344,3 +344,29 @@ async fn a_few_are_picked_out_of_many() {
     }
     rail.end().await;
 }
+
+#[tokio::test]
+async fn a_replay_is_never_told_to_be_further_than_its_end() {
+    let rail = Rail::start(&[]).await;
+    let held = rail.endpoint("default", "/held").await;
+    let other = rail.endpoint("default", "/other").await;
+    rail.post("a.b", 5).await;
+    rail.arrived("/held", 5).await;
+    rail.arrived("/other", 5).await;
+    rail.receiver.always("/held", Answer::hold(200));
+
+    let id = replay(&rail.api, &json!({ "endpoint_id": held.id, "limit": 2 })).await;
+    eventually_within(LONG, async || match progress(&rail.api, &id).await {
+        now if now["published"] == 2 => Ok(()),
+        now => Err(now.to_string()),
+    })
+    .await;
+    // This one ends only with the relay's passes, which look at the first one too, whose entries are held.
+    let second = replay(&rail.api, &json!({ "endpoint_id": other.id })).await;
+    until_done(&rail.api, &second).await;
+    assert_eq!(figures(&progress(&rail.api, &id).await), [2, 2, 0, 0, 0, 0]);
+    rail.receiver.always("/held", Answer::status(200));
+    rail.receiver.release();
+    assert_eq!(figures(&until_done(&rail.api, &id).await), [2, 2, 2, 0, 0, 0]);
+    rail.end().await;
+}

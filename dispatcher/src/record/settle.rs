@@ -7,6 +7,7 @@ use std::sync::Arc;
 use chrono::{DateTime, Utc};
 use eventrail_core::db::delivery::{Record, Recorded, Status};
 use eventrail_core::group::GroupName;
+use eventrail_core::protocol::{self, Cause, Follow};
 use eventrail_core::rail::schedule::{self, Change, HORIZON, Member};
 use eventrail_core::rail::{dead_letters, intake};
 use tokio::sync::mpsc;
@@ -68,20 +69,19 @@ impl Plan {
                     let member = Member { event_id: record.event_id, endpoint_id: record.endpoint_id };
                     plan.members.push(member);
                     plan.target_done(origin, true);
-                    // An outcome that the row did not take (a higher ask came, or it was final) changes nothing.
-                    let taken =
-                        row.as_ref().filter(|row| row.ask == record.ask && row.status == record.status);
-                    match (record.status, taken, record.next_attempt_at) {
-                        (Status::Pending | Status::Retrying, Some(_), Some(at)) if at <= horizon => {
-                            plan.schedule(record.group_id, group, member, at);
-                        }
-                        (Status::Pending | Status::Retrying, Some(_), _) => plan.unschedule(group, member),
-                        (Status::Dead, Some(row), _) => {
-                            plan.letters.push((group.clone(), letter(record, row)));
-                            plan.unschedule_retried(group, member, origin);
-                        }
-                        _ if row.is_some_and(|row| row.status.waits()) => {}
-                        _ => plan.unschedule_retried(group, member, origin),
+                    let outcome = (record.ask, record.status);
+                    if record.status == Status::Dead
+                        && let Some(row) = row.as_ref().filter(|row| (row.ask, row.status) == outcome)
+                    {
+                        plan.letters.push((group.clone(), letter(record, row)));
+                    }
+                    let soon = record.next_attempt_at.filter(|at| *at <= horizon);
+                    let cause = if matches!(origin, Origin::Retry) { Cause::Retry } else { Cause::Entry };
+                    let row = row.map(|row| (row.ask, row.status));
+                    match (protocol::follow(outcome, row, soon.is_some(), cause), soon) {
+                        (Follow::Schedule, Some(at)) => plan.schedule(record.group_id, group, member, at),
+                        (Follow::Schedule | Follow::Unschedule, _) => plan.unschedule(group, member),
+                        (Follow::Leave, _) => {}
                     }
                 }
                 Item::Later { member, group_id, group, at } => {
@@ -122,12 +122,6 @@ impl Plan {
 
     fn unschedule(&mut self, group: &GroupName, member: Member) {
         self.changes.entry(group.clone()).or_default().push(Change::Remove(member));
-    }
-
-    fn unschedule_retried(&mut self, group: &GroupName, member: Member, origin: &Origin) {
-        if matches!(origin, Origin::Retry) {
-            self.unschedule(group, member);
-        }
     }
 }
 

@@ -7,6 +7,7 @@ use eventrail_core::db::topology::Feed;
 use eventrail_core::feed::FeedKind;
 use eventrail_core::group::GroupName;
 use eventrail_core::ids::EndpointId;
+use eventrail_core::protocol::{self, Believed, Stands};
 use eventrail_core::rail::entry::Entry;
 use eventrail_core::rail::keys::Keys;
 use eventrail_core::rail::ready::{FeedRef, Hint};
@@ -78,7 +79,7 @@ impl FeedState {
         self.known = true;
         self.settled = settled;
         self.tail = standing.map(|standing| standing.tail);
-        self.scanned = self.tail.unwrap_or(0).max(settled);
+        self.scanned = protocol::resume_at(self.tail, settled);
         self.floor = Uuid::nil();
         self.waiting.clear();
         self.full_until = None;
@@ -139,20 +140,19 @@ impl FeedState {
 
     /// What the stream's standing tells, compared with how this relay left it.
     pub(super) fn judge(&self, standing: Option<&Standing>) -> Seen {
-        if standing.map(|standing| standing.tail) != self.tail {
-            return Seen::NotOurs;
+        let believed = Believed { tail: self.tail, published: self.published(), settled: self.settled };
+        let stands = standing.map(|standing| Stands { tail: standing.tail, first: standing.first });
+        match protocol::settled_to(believed, stands) {
+            None => Seen::NotOurs,
+            Some(position) => {
+                Seen::Settled { position, entries: standing.map_or(0, |standing| standing.length) }
+            }
         }
-        let entries = standing.map_or(0, |standing| standing.length);
-        let position = match standing.and_then(|standing| standing.first) {
-            Some(first) => first - 1,
-            None => self.published(),
-        };
-        Seen::Settled { position: position.max(self.settled), entries }
     }
 
     /// Up to here all entries are in the stream, or were.
     pub(super) fn published(&self) -> i64 {
-        self.waiting.first().map_or(self.scanned, |entry| entry.position - 1)
+        protocol::published(self.scanned, self.waiting.first().map(|entry| entry.position))
     }
 
     /// Whether a feed with an end has delivered all of it.

@@ -248,9 +248,10 @@ impl Relay {
         for id in &at_head {
             if let Some(state) = self.feeds.get_mut(id) {
                 // A feed's end was drawn under the log lock before this snapshot: with no more events to
-                // read, there is none up to that end either, though it is no event's position.
-                let end = state.feed.to_position.unwrap_or(0);
-                state.scanned_to(tail::Place { position: next.position.max(end), ..next });
+                // read, there is none up to that end either, though it is no event's position. It goes no
+                // further: what it was read for is what its progress is told by.
+                let position = state.feed.to_position.unwrap_or(next.position);
+                state.scanned_to(tail::Place { position, ..next });
             }
         }
         self.head = next;

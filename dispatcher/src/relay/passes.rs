@@ -136,8 +136,8 @@ impl Relay {
         }
         if Instant::now() >= self.next_idle_settle {
             self.next_idle_settle = Instant::now() + IDLE_SETTLE_EVERY;
-            let idle = |feed: &&FeedState| feed.known && !feed.dirty && feed.scanned > feed.settled;
-            settled.extend(self.feeds.values().filter(idle).map(|state| progress(state, state.scanned)));
+            let idle = |feed: &&FeedState| feed.known && !feed.dirty && feed.published() > feed.settled;
+            settled.extend(self.feeds.values().filter(idle).map(|state| progress(state, state.published())));
         }
         feed::settle(&self.pool, self.incarnation, &settled).await?;
         for seen in settled {

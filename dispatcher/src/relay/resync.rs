@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use eventrail_core::db::{feed, tail, topology};
+use eventrail_core::protocol::tail_fits;
 use eventrail_core::rail::stream;
 use futures_util::future::join_all;
 
@@ -62,11 +63,8 @@ impl Relay {
                 continue;
             }
             if let Some(standing) = standing {
-                let fits = standing.tail == 0
-                    || standing.tail_event.is_some()
-                        && standing.tail_event.as_ref() == log.get(&standing.tail)
-                    || standing.tail <= cursor.settled_position && !log.contains_key(&standing.tail);
-                if !fits {
+                let (in_stream, in_log) = (standing.tail_event.as_ref(), log.get(&standing.tail));
+                if !tail_fits(standing.tail, in_stream, in_log, cursor.settled_position) {
                     tracing::warn!(feed.id = id, feed.group = %state.feed.group, tail = standing.tail,
                         "the stream's tail is not the log's: new epoch");
                     feed::begin_epoch(&self.pool, *id, state.feed.epoch).await?;

@@ -7,6 +7,7 @@ use eventrail_core::db::tail::LoggedEvent;
 use eventrail_core::db::topology::{Feed, Snapshot};
 use eventrail_core::ids::EndpointId;
 use eventrail_core::matching::Filter;
+use eventrail_core::protocol::{addressed_at, covers};
 
 /// Answers of the memo are dropped when it holds this many event types and sources.
 const MEMO_LIMIT: usize = 20_000;
@@ -102,7 +103,7 @@ impl Topology {
         if feed.selection.as_ref().is_some_and(|wanted| !wanted.matches(&event.event_type, &event.source)) {
             return targets;
         }
-        let at = feed.goes_back.map_or(event.position, |back| back.as_of.max(event.position));
+        let at = addressed_at(event.position, feed.goes_back.map(|back| back.as_of));
         self.each_subscriber(event, at, |topology, group, endpoint| {
             let wanted = match feed.endpoint_id {
                 Some(only) => endpoint == only,
@@ -145,11 +146,6 @@ impl Topology {
         self.memo.insert(key, Arc::clone(&found));
         found
     }
-}
-
-/// Whether `from < position <= to`.
-fn covers(from: i64, to: Option<i64>, position: i64) -> bool {
-    from < position && to.is_none_or(|to| position <= to)
 }
 
 #[cfg(test)]

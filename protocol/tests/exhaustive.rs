@@ -1,0 +1,57 @@
+//! Every order of every step of small setups.
+#![allow(clippy::print_stdout, reason = "the figures are the report")]
+
+use eventrail_protocol::explore::{Limits, explore};
+use eventrail_protocol::world::{Left, Setup};
+
+#[track_caller]
+fn holds(setup: Setup, at_least: usize) {
+    let started = std::time::Instant::now();
+    let report = explore(&setup, Limits { states: 3_000_000, ..Limits::default() });
+    println!("{}: {report} in {:?}", setup.name, started.elapsed());
+    if let Some(found) = &report.counterexample {
+        panic!("{}:\n{found}", setup.name);
+    }
+    assert!(report.is_complete, "{}: {report}", setup.name);
+    assert!(report.states >= at_least, "{}: {report}", setup.name);
+}
+
+macro_rules! setups {
+    ($($name:ident: $at_least:literal, { $($field:ident: $value:expr),* }, { $($left:ident: $count:literal),* };)*) => {$(
+        #[test]
+        fn $name() {
+            let left = Left { $($left: $count,)* ..Left::default() };
+            holds(Setup { name: stringify!($name), left, $($field: $value,)* ..Setup::SMALL }, $at_least);
+        }
+    )*};
+}
+
+setups! {
+    nothing_goes_wrong: 500, {}, { events: 2, failures: 1 };
+    two_crashes: 1000, {}, { events: 2, crashes: 2 };
+    a_flush: 1000, {}, { events: 2, flushes: 1 };
+    a_flush_and_a_crash: 1000, {}, { events: 2, flushes: 1, crashes: 1 };
+    a_failure_and_a_crash: 1000, {}, { events: 1, failures: 2, crashes: 1, flushes: 1 };
+    two_relays: 1000, { relays: 2, dispatchers: 1 }, { events: 2 };
+    two_relays_and_a_flush: 1000, { relays: 2, dispatchers: 1 }, { events: 2, flushes: 1 };
+    a_rollback: 1000, {}, { events: 2, rollbacks: 1 };
+    a_rollback_and_two_relays: 1000, { relays: 2, dispatchers: 1 }, { events: 2, rollbacks: 1 };
+    lost_settles: 1000, {}, { events: 2, failures: 1, lost_settles: 1 };
+    an_outage: 1000, { slow_commits: true }, { events: 2, failures: 1, outages: 1 };
+    two_endpoints: 1000, { endpoints: 2 }, { events: 1, failures: 1, crashes: 1 };
+    a_filter: 1000, { dispatchers: 1 }, { events: 2, filters: 2, flushes: 1 };
+    switched_off: 1000, { dispatchers: 1 }, { events: 2, disables: 1 };
+    switched_off_and_a_crash: 1000, { dispatchers: 1 }, { events: 2, disables: 1, crashes: 1 };
+    switched_off_and_a_flush: 1000, { dispatchers: 1 }, { events: 1, disables: 1, flushes: 1 };
+    deferred: 1000, {}, { events: 2, deferrals: 1 };
+    a_replay: 1000, {}, { events: 2, replays: 1 };
+    a_replay_and_a_crash: 1000, {}, { events: 1, replays: 1, crashes: 1, failures: 1 };
+    only_what_is_missing: 1000, { only_missing: true }, { events: 1, replays: 1, crashes: 1, failures: 1 };
+    moved_back: 1000, {}, { events: 2, resets: 1 };
+    moved_back_and_a_flush: 1000, { dispatchers: 1 }, { events: 2, resets: 1, flushes: 1 };
+    moved_back_and_two_relays: 1000, { dispatchers: 1, relays: 2 }, { events: 1, resets: 1 };
+    moved_back_while_parked: 1000, { dispatchers: 1 }, { events: 1, resets: 1, disables: 1 };
+    moved_to_the_end: 1000, {}, { events: 2, skips: 1 };
+    moved_to_the_end_while_parked: 1000, { dispatchers: 1 }, { events: 1, skips: 1, disables: 1 };
+    back_and_to_the_end: 1000, { dispatchers: 1 }, { events: 2, skips: 1, resets: 1 };
+}
