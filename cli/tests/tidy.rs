@@ -304,6 +304,9 @@ fn every_crate_takes_the_workspace_lints() {
 #[test]
 fn the_image_is_built_with_all_that_the_binary_embeds() {
     let context = std::fs::read_to_string(root().join(".dockerignore")).unwrap();
+    for member in CRATES {
+        assert!(context.contains(&format!("!{member}\n")), "{member} is not in .dockerignore");
+    }
     for file in rust().iter().filter(|file| !file.is_test()) {
         let code = file.text.split("\n#[cfg(test)]").next().unwrap();
         for embedded in code.split("include_str!(\"").skip(1).filter_map(|rest| rest.split('"').next()) {

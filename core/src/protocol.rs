@@ -17,6 +17,13 @@ pub fn addressed_at(position: i64, as_of: Option<i64>) -> i64 {
     as_of.map_or(position, |as_of| as_of.max(position))
 }
 
+/// Whether what is new at the head is owed as its own position says, and by all feeds that stand there alike: not
+/// before a feed has passed the position at which somebody asked to go back.
+#[inline]
+pub fn follows_head(head: i64, as_of: Option<i64>) -> bool {
+    as_of.is_none_or(|as_of| as_of <= head)
+}
+
 /// From where a relay reads on that has compared a feed's stream with its record: what is in the stream, or was
 /// settled, is not read again.
 #[inline]

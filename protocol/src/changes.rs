@@ -125,9 +125,13 @@ impl Postgres {
         self.version = self.version.wrapping_add(1);
     }
 
-    /// `db::replay_create::create`, of all that the log holds; answers its feed.
-    pub fn create_replay(&mut self, endpoint: EndpointId, only_missing: bool) -> Feed {
+    /// `db::replay_create::create`, of all that the log holds; answers its feed, unless there is nothing to bring.
+    pub fn create_replay(&mut self, endpoint: EndpointId, only_missing: bool) -> Option<Feed> {
         let ask = self.draw();
+        self.version = self.version.wrapping_add(1);
+        let open = self.subscriptions.iter().find(|one| one.endpoint == endpoint && one.to.is_none())?;
+        self.events.iter().find(|event| open.kinds & (1 << event.kind) != 0)?;
+        let from = self.events.first()?.position - 1;
         let feed = Feed {
             id: self.feeds.len() as u8,
             kind: Kind::Replay,
@@ -136,14 +140,13 @@ impl Postgres {
             endpoint: Some(endpoint),
             as_of: Some(ask),
             only_missing,
-            from: 1,
+            from,
             to: Some(self.head()),
-            settled: 1,
+            settled: from,
             state: State::Active,
         };
         self.feeds.push(feed);
-        self.version = self.version.wrapping_add(1);
-        feed
+        Some(feed)
     }
 
     /// `db::cursor::set` to a position before the settled one; answers the new ask.

@@ -5,7 +5,7 @@ use std::fmt;
 
 use eventrail_core::db::delivery::Status;
 
-use crate::postgres::{Event, Feed, Kind, Postgres, Row, State, Subscription, Topology};
+use crate::postgres::{Event, Feed, Kind, Postgres, State, Subscription, Topology};
 use crate::world::{EndpointId, Position, Setup, Wish, World, members};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -55,17 +55,20 @@ fn all(postgres: &Postgres) -> Topology {
     }
 }
 
-/// Whether a row says that a feed owes no more.
-fn has_outcome(row: Option<&Row>, feed: &Feed, event: Event) -> bool {
-    row.is_some_and(|row| {
-        row.ask >= feed.ask || feed.leaves_out(event.position) && row.status == Status::Delivered
-    })
+/// Whether a feed owes no more of an event to an endpoint. What is not missing was taken under any ask: the row may
+/// belong to another since, that is not ended yet.
+fn has_outcome(world: &World, feed: &Feed, event: Event, endpoint: EndpointId) -> bool {
+    let had = || feed.leaves_out(event.position) && has_taken(world, event, endpoint);
+    world.postgres.row(event.id, endpoint).is_some_and(|row| row.ask >= feed.ask || had())
+}
+
+fn has_taken(world: &World, event: Event, endpoint: EndpointId) -> bool {
+    world.ghost.taken.iter().any(|taken| (taken.0, taken.1) == (event.id, endpoint))
 }
 
 /// What a feed owes of an event and nobody has an outcome for.
-fn owed(postgres: &Postgres, topology: &Topology, feed: &Feed, event: Event) -> Option<EndpointId> {
-    members(topology.targets(feed, event))
-        .find(|endpoint| !has_outcome(postgres.row(event.id, *endpoint), feed, event))
+fn owed(world: &World, topology: &Topology, feed: &Feed, event: Event) -> Option<EndpointId> {
+    members(topology.targets(feed, event)).find(|endpoint| !has_outcome(world, feed, event, *endpoint))
 }
 
 /// What must hold in every state.
@@ -80,7 +83,7 @@ pub fn always(world: &World, setup: &Setup) -> Checked {
             return breach(Invariant::Settled, format!("feed {} is settled beyond its end", feed.id));
         }
         for event in postgres.read(feed.from, feed.settled) {
-            if let Some(endpoint) = owed(postgres, &topology, feed, event) {
+            if let Some(endpoint) = owed(world, &topology, feed, event) {
                 let Feed { id, settled, .. } = feed;
                 let what = format!(
                     "feed {id} has settled {settled}, and event {} has no outcome for endpoint {endpoint}",
@@ -127,7 +130,7 @@ fn streams(world: &World, setup: &Setup, topology: &Topology) -> Checked {
         }
         for event in postgres.read(feed.settled.max(feed.from), feed.until(stream.tail)) {
             let is_there = stream.entries.iter().any(|entry| entry.position == event.position);
-            if let Some(endpoint) = (!is_there).then(|| owed(postgres, topology, feed, event)).flatten() {
+            if let Some(endpoint) = (!is_there).then(|| owed(world, topology, feed, event)).flatten() {
                 let what = format!(
                     "the tail of feed {} is {}, and event {} is not in its stream and has no outcome for \
                      endpoint {endpoint}",
@@ -232,8 +235,8 @@ fn wishes(world: &World) -> Checked {
             let wanted = subscribed(postgres, wish.ask, event.kind);
             for endpoint in wanted.filter(|one| wish.endpoint.is_none_or(|only| *one == only)) {
                 let row = postgres.row(event.id, endpoint);
-                let had = |row: &Row| wish.only_missing && row.status == Status::Delivered;
-                let is_fulfilled = row.is_some_and(|row| row.ask >= wish.ask || had(row));
+                let had = || wish.only_missing && has_taken(world, event, endpoint);
+                let is_fulfilled = row.is_some_and(|row| row.ask >= wish.ask || had());
                 let is_given_up = wish.endpoint.is_none() && is_skipped(postgres, endpoint, event);
                 if !is_fulfilled && !is_given_up {
                     let what = format!("{wish:?} left event {} as {row:?}", event.position);

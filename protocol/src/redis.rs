@@ -102,7 +102,6 @@ impl Redis {
             (Some(stream), _) if stream.entries.len() >= window.into() => {
                 return Appended::Full { length: stream.entries.len() as u64 };
             }
-            (None, None) if window == 0 => return Appended::Full { length: 0 },
             (None, None) => {
                 let stream = Stream { feed: *feed, tail: 0, tail_event: 0, entries: Vec::new() };
                 let at = self.streams.partition_point(|other| (other.feed.id, other.feed.epoch) < key);

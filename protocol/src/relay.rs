@@ -49,6 +49,10 @@ impl Tracked {
         self.is_known && self.waiting.is_empty() && self.scanned >= self.feed.until(head)
     }
 
+    fn follows(&self, head: Position) -> bool {
+        self.is_live() && protocol::follows_head(head.into(), self.feed.as_of.map(Into::into))
+    }
+
     pub fn lags(&self, head: Position) -> bool {
         self.is_known && self.waiting.is_empty() && self.scanned < self.feed.until(head)
     }
@@ -112,7 +116,7 @@ pub struct Relay {
     pub head: Position,
     pub topology: Topology,
     pub feeds: Vec<Tracked>,
-    /// It has looked since it changed the topology itself: production's relay does so before it reads or settles.
+    /// It has looked since it changed the topology itself: production's relay does so before it reads the log.
     pub is_fresh: bool,
     pub pending: Pending,
 }
@@ -180,12 +184,18 @@ impl Relay {
         let events: Vec<_> = postgres.read(self.head, Position::MAX).take(setup.batch.into()).collect();
         let next = events.last().map_or(self.head, |event| event.position);
         for tracked in &mut self.feeds {
-            let takes_part = tracked.stands_at(self.head) && (tracked.is_live() || events.is_empty());
-            if !takes_part {
+            let follows = match setup.variant {
+                Variant::HistoryAtHead => tracked.is_live(),
+                _ => tracked.follows(self.head),
+            };
+            let takes_part = events.is_empty() || follows;
+            if !(takes_part && tracked.stands_at(self.head)) {
                 continue;
             }
+            // `Topology::live_targets`, of all groups at once.
+            let here = Feed { as_of: None, ..tracked.feed };
             for event in &events {
-                let targets = self.topology.targets(&tracked.feed, *event);
+                let targets = self.topology.targets(&here, *event);
                 tracked.offer(event.position, event.id, targets);
             }
             tracked.scanned = tracked.scanned.max(tracked.feed.to.unwrap_or(next));

@@ -130,10 +130,11 @@ fn relay_steps(world: &World, setup: &Setup, relay: &Relay) -> Vec<RelayStep> {
         if !tracked.waiting.is_empty() {
             found.push(RelayStep::Append(id));
         }
-        if !relay.is_fresh {
+        // One with an end may just have been ended by this very relay.
+        if !relay.is_fresh && tracked.feed.to.is_some() {
             continue;
         }
-        if tracked.lags(relay.head) {
+        if relay.is_fresh && tracked.lags(relay.head) {
             found.push(RelayStep::Catch(id));
         }
         if tracked.is_dirty {
@@ -303,13 +304,13 @@ pub fn apply(world: &mut World, setup: &Setup, action: Action) {
         Action::Replay(endpoint) => {
             left.replays -= 1;
             let feed = postgres.create_replay(endpoint, setup.only_missing);
-            ghost.wishes.push(Wish {
+            ghost.wishes.extend(feed.map(|feed| Wish {
                 endpoint: Some(endpoint),
                 from: feed.from,
                 to: feed.to.unwrap_or(feed.ask),
                 ask: feed.ask,
                 only_missing: setup.only_missing,
-            });
+            }));
         }
         Action::MoveBack => {
             left.resets -= 1;

@@ -38,6 +38,8 @@ pub enum Variant {
     AcknowledgeBeforeDelete,
     /// Catch-ups are made outside the transaction that closes their interval.
     CatchUpApart,
+    /// A feed on its way through history takes what is new at the head as its own position says.
+    HistoryAtHead,
 }
 
 /// What may still happen, beside the steps of relays and dispatchers.

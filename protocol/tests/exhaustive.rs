@@ -53,5 +53,6 @@ setups! {
     moved_back_while_parked: 1000, { dispatchers: 1 }, { events: 1, resets: 1, disables: 1 };
     moved_to_the_end: 1000, {}, { events: 2, skips: 1 };
     moved_to_the_end_while_parked: 1000, { dispatchers: 1 }, { events: 1, skips: 1, disables: 1 };
+    moved_back_with_another_filter: 1000, { dispatchers: 1, batch: 1 }, { events: 2, resets: 1, filters: 2 };
     back_and_to_the_end: 1000, { dispatchers: 1 }, { events: 2, skips: 1, resets: 1 };
 }

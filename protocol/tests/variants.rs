@@ -86,6 +86,12 @@ fn entries_are_acknowledged_before_they_are_deleted() {
 }
 
 #[test]
+fn a_feed_on_its_way_through_history_follows_the_head() {
+    let left = Left { events: 3, resets: 1, filters: 2, ..NONE };
+    refuted(Variant::HistoryAtHead, Setup { dispatchers: 1, batch: 1, left, ..SETUP }, &[Settled, Gapless]);
+}
+
+#[test]
 fn a_catch_up_made_apart_from_the_end_of_its_interval() {
     let setup = Setup { dispatchers: 1, left: Left { events: 1, disables: 1, crashes: 1, ..NONE }, ..SETUP };
     refuted(Variant::CatchUpApart, setup, &[AllDelivered]);

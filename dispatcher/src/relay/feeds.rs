@@ -116,6 +116,11 @@ impl FeedState {
         self.feed.kind == FeedKind::Live
     }
 
+    /// Whether it takes what is new at the head, read once for all feeds.
+    pub(super) fn follows(&self, head: i64) -> bool {
+        self.is_live() && protocol::follows_head(head, self.feed.goes_back.map(|back| back.as_of))
+    }
+
     /// Whether the log is to be read for this feed alone, or with others that lag: not for a replay, which picks
     /// out what it wants.
     pub(super) fn lags(&self, head: i64) -> bool {
@@ -191,6 +196,7 @@ pub(super) fn stream_of(keys: &Keys, group: &GroupName, feed: (FeedKind, i64), e
 #[cfg(test)]
 mod tests {
     use super::*;
+    use eventrail_core::feed::GoesBack;
 
     fn state() -> FeedState {
         let feed = Feed {
@@ -222,6 +228,18 @@ mod tests {
         assert_eq!((feed.scanned, feed.tail), (150, Some(150)));
         feed.resume(100, Some(&standing(80, None)));
         assert_eq!((feed.scanned, feed.tail), (100, Some(80)));
+    }
+
+    #[test]
+    fn a_feed_on_its_way_through_history_reads_for_itself() {
+        let mut feed = state();
+        assert!(feed.follows(100));
+        feed.feed.goes_back = Some(GoesBack { as_of: 120, only_missing: false, resend: None });
+        assert!(!feed.follows(119));
+        assert!(feed.follows(120));
+        feed.feed.to_position = Some(110);
+        feed.feed.kind = FeedKind::Replay;
+        assert!(!feed.follows(120));
     }
 
     #[test]

@@ -221,8 +221,9 @@ impl Relay {
             .filter(|feed| {
                 feed.known && feed.waiting.is_empty() && feed.scanned >= feed.until(self.head.position)
             })
-            // One with an end reads for itself what lies before it, unless this shows that nothing does.
-            .filter(|feed| feed.is_live() || events.is_empty())
+            // One with an end, or on its way through history, reads for itself, unless this shows that there is
+            // nothing.
+            .filter(|feed| events.is_empty() || feed.follows(self.head.position))
             .map(|feed| feed.feed.id)
             .collect();
         let live_of_group: HashMap<i64, i64> = at_head
