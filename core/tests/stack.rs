@@ -1,10 +1,13 @@
 //! The private stack of a test: there in a moment, independent of its neighbours, gone without a trace.
 #![allow(clippy::unwrap_used, reason = "in a test a panic is the report")]
 
+use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
 use eventrail_core::db;
 use eventrail_core::db::lines::Lines;
+use eventrail_core::rail::intake::IdleFor;
+use eventrail_core::rail::keys::CONSUMER_GROUP;
 use eventrail_core::rail::{self, intake};
 use eventrail_core::testing::{CuttingProxy, Stack, eventually};
 
@@ -91,4 +94,60 @@ async fn a_consumer_lives_on_while_redis_is_full() {
     let left: u64 = redis::cmd("TTL").arg(keys.alive(name)).query_async(&mut redis).await.unwrap();
     assert!(left > 60, "{left} s");
     assert!(intake::announce(&mut consumer, &keys, "another", minute).await.is_err(), "it is full");
+}
+
+#[tokio::test]
+async fn what_a_consumer_holds_is_taken_over_once_it_was_missed_twice() {
+    let stack = Stack::start().await;
+    let (keys, stream, living) = (stack.keys(), "a-stream", "dispatcher@host-1");
+    let mut redis = stack.redis_connection().await;
+    let mut pipeline = redis::pipe();
+    pipeline.cmd("XGROUP").arg(&["CREATE", stream, CONSUMER_GROUP, "0", "MKSTREAM"]).ignore();
+    pipeline.cmd("XADD").arg(&[stream, "1-0", "event", "one"]).ignore();
+    pipeline.cmd("XREADGROUP").arg(&["GROUP", CONSUMER_GROUP, living, "STREAMS", stream, ">"]).ignore();
+    pipeline.exec_async(&mut redis).await.unwrap();
+    let idle = IdleFor { of_dead: Duration::ZERO, of_living: Duration::from_secs(3600) };
+    let mut other = rail::connection(&stack.redis_client).unwrap();
+    let mut round = async |missed: &HashSet<String>| {
+        let taken = intake::take_over(&mut other, &keys, stream, "another", missed, idle, 10).await.unwrap();
+        (taken.reads.len(), taken.missing)
+    };
+    let nobody = HashSet::new();
+    let it = HashSet::from([living.to_owned()]);
+    let mut consumer = rail::connection(&stack.redis_client).unwrap();
+    let second = Duration::from_secs(1);
+    intake::announce(&mut consumer, &keys, living, second).await.unwrap();
+    assert_eq!(round(&it).await, (0, nobody.clone()), "it is there");
+
+    // A Redis that stands still for longer than that lets the announcement run out, though its consumer lives.
+    stack.redis.freeze();
+    let announced = intake::announce(&mut consumer, &keys, living, second);
+    assert!(tokio::time::timeout(2 * second, announced).await.is_err(), "no answer");
+    stack.redis.thaw();
+    assert_eq!(round(&nobody).await, (0, it.clone()), "missed for the first time");
+    intake::announce(&mut consumer, &keys, living, 600 * second).await.unwrap();
+    assert_eq!(round(&it).await, (0, nobody.clone()), "it is back");
+
+    redis::cmd("DEL").arg(keys.alive(living)).exec_async(&mut redis).await.unwrap();
+    let (taken, missing) = round(&nobody).await;
+    assert_eq!((taken, &missing), (0, &it));
+    assert_eq!(round(&missing).await.0, 1, "missed twice");
+}
+
+#[tokio::test]
+async fn what_a_consumer_leaves_that_signs_off_is_taken_over_at_once() {
+    let stack = Stack::start().await;
+    let (keys, stream, leaving) = (stack.keys(), "a-stream", "dispatcher@host-1");
+    let mut redis = rail::connection(&stack.redis_client).unwrap();
+    let mut pipeline = redis::pipe();
+    pipeline.cmd("XGROUP").arg(&["CREATE", stream, CONSUMER_GROUP, "0", "MKSTREAM"]).ignore();
+    pipeline.cmd("XADD").arg(&[stream, "1-0", "event", "one"]).ignore();
+    pipeline.cmd("XREADGROUP").arg(&["GROUP", CONSUMER_GROUP, leaving, "STREAMS", stream, ">"]).ignore();
+    pipeline.exec_async(&mut redis).await.unwrap();
+    intake::announce(&mut redis, &keys, leaving, Duration::from_secs(60)).await.unwrap();
+    intake::sign_off(&mut redis, &keys, leaving).await.unwrap();
+    let idle = IdleFor { of_dead: Duration::ZERO, of_living: Duration::from_secs(3600) };
+    let taken =
+        intake::take_over(&mut redis, &keys, stream, "another", &HashSet::new(), idle, 10).await.unwrap();
+    assert_eq!(taken.reads.len(), 1);
 }

@@ -331,7 +331,9 @@ impl Lanes {
 
     /// Takes out everything that waits.
     pub(crate) fn clear(&mut self) -> Vec<Work> {
-        self.waiting = 0;
+        if std::mem::take(&mut self.waiting) == 0 {
+            return Vec::new();
+        }
         let queues = self.lanes.values_mut().flat_map(|lane| [&mut lane.waiting, &mut lane.background]);
         queues.flat_map(std::mem::take).collect()
     }

@@ -11,6 +11,7 @@ mod classify;
 mod clock;
 mod deliver;
 mod event;
+mod footing;
 mod http_client;
 mod intake;
 mod lane;

@@ -26,6 +26,7 @@ use tokio::sync::watch;
 use crate::clock;
 use crate::deliver::Courier;
 use crate::event::{Event, EventCache};
+use crate::footing::Footing;
 use crate::maintenance::health::Health;
 use crate::recipients::Recipients;
 use crate::work::{HeldEntry, Origin, Work};
@@ -48,6 +49,7 @@ pub(crate) struct Context {
     pub(crate) cache: Arc<EventCache>,
     pub(crate) courier: Courier,
     pub(crate) health: Health,
+    pub(crate) footing: Footing,
     /// The endpoints whose breaker is open here: set by the intake, written to this dispatcher's row.
     pub(crate) open_breakers: watch::Sender<Vec<EndpointId>>,
 }

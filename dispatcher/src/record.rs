@@ -7,10 +7,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
-use eventrail_core::db::answered;
 use eventrail_core::db::delivery::{self, Record, Recorded, Status};
 use eventrail_core::db::operational;
 use eventrail_core::db::recipient::{self, State};
+use eventrail_core::db::{self, answered, answered_within};
 use eventrail_core::group::GroupName;
 use eventrail_core::ids::EndpointId;
 use eventrail_core::metrics as names;
@@ -29,6 +29,9 @@ const BATCH: usize = 500;
 /// Outcomes that are worth a commit of their own, and for how long after the last one fewer are held back.
 const WORTHWHILE: usize = 64;
 const GATHER_FOR: Duration = Duration::from_millis(5);
+/// How long a commit is waited for at first: an answer that was lost on its way never comes, and meanwhile nothing is
+/// recorded. Where commits take long, three times as long as the last one took.
+const PATIENCE: Duration = Duration::from_secs(2);
 /// Batches that may wait for Redis while the next one commits.
 const SETTLE_QUEUE: usize = 4;
 
@@ -64,6 +67,12 @@ struct Committed {
     row: Option<Recorded>,
 }
 
+/// What the recorder remembers from one batch to the next.
+struct Memory {
+    listening: Listening,
+    patience: Duration,
+}
+
 /// Records until all senders of `items` are gone, or `give_up` is cancelled while PostgreSQL is away.
 pub(crate) async fn run_recorder(
     context: Arc<Context>,
@@ -75,7 +84,7 @@ pub(crate) async fn run_recorder(
     let record = async {
         let mut batch = Vec::with_capacity(BATCH);
         let mut rest = Vec::new();
-        let mut listening = Listening::default();
+        let mut memory = Memory { listening: Listening::default(), patience: PATIENCE };
         let mut began = Instant::now();
         loop {
             batch.append(&mut rest);
@@ -86,7 +95,9 @@ pub(crate) async fn run_recorder(
             began = Instant::now();
             rest = split_repeated(&mut batch);
             let taken = std::mem::take(&mut batch);
-            let Some(committed) = commit(&context, &mut listening, taken, &give_up).await else { break };
+            context.footing.begin_to_write(began);
+            let Some(committed) = commit(&context, &mut memory, taken, &give_up).await else { break };
+            context.footing.has_written();
             if to_settle.send(committed).await.is_err() {
                 break;
             }
@@ -122,7 +133,7 @@ fn split_repeated(batch: &mut Vec<Item>) -> Vec<Item> {
 /// Commits a batch, however often PostgreSQL must be asked; `None` once told to give up.
 async fn commit(
     context: &Context,
-    listening: &mut Listening,
+    memory: &mut Memory,
     items: Vec<Item>,
     give_up: &CancellationToken,
 ) -> Option<Vec<Committed>> {
@@ -135,7 +146,7 @@ async fn commit(
         .collect();
     let recorded = match records.is_empty() {
         true => Vec::new(),
-        false => write(context, listening, records, give_up).await?,
+        false => write(context, memory, records, give_up).await?,
     };
     let mut rows: HashMap<Member, Recorded> = recorded
         .into_iter()
@@ -173,7 +184,7 @@ async fn commit(
 /// Writes outcomes until they are committed; `None` once told to give up.
 async fn write(
     context: &Context,
-    listening: &mut Listening,
+    memory: &mut Memory,
     mut records: Vec<Record>,
     give_up: &CancellationToken,
 ) -> Option<Vec<Recorded>> {
@@ -182,8 +193,10 @@ async fn write(
     let mut pause = Duration::from_millis(50);
     loop {
         let started = Instant::now();
-        match answered(write_once(context, listening, &mut records, &mut recorded)).await {
+        let writing = write_once(context, &mut memory.listening, &mut records, &mut recorded);
+        match answered_within(memory.patience, writing).await {
             Ok(()) => {
+                memory.patience = (started.elapsed() * 3).clamp(PATIENCE, db::ANSWER_WITHIN);
                 metrics::histogram!(names::RECORD_COMMIT_SECONDS).record(started.elapsed().as_secs_f64());
                 return Some(recorded);
             }
@@ -197,6 +210,7 @@ async fn write(
                 let told = give_up.run_until_cancelled(tokio::time::sleep(pause)).await;
                 told?;
                 pause = (pause * 2).min(Duration::from_secs(2));
+                memory.patience = (memory.patience * 2).min(db::ANSWER_WITHIN);
             }
         }
     }

@@ -1,5 +1,6 @@
 //! What the intake remembers of each stream and each group's retries.
 
+use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
 use eventrail_core::group::GroupName;
@@ -19,6 +20,8 @@ pub(crate) struct FeedSlot {
     /// Counts hints, so that one that comes during a read is not lost.
     pub(crate) rung: u64,
     pub(crate) next_take_over: Instant,
+    /// Consumers that were not there in the last round of taking over.
+    pub(crate) missed: HashSet<String>,
     pub(crate) next_recover: Instant,
     ready: bool,
     rung_at: Instant,
@@ -36,6 +39,7 @@ impl FeedSlot {
             preparing: 0,
             rung: 0,
             next_take_over: now,
+            missed: HashSet::new(),
             next_recover: now + Duration::from_secs(10),
             ready: true,
             rung_at: now,

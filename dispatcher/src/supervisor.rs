@@ -2,7 +2,7 @@
 //! deadline and recorded, then the consumer signs off, so that others take over at once what was left.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use eventrail_core::config::{DispatcherConfig, StoreConfig};
@@ -25,6 +25,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::deliver::Courier;
 use crate::event::EventCache;
+use crate::footing::{CUT_OFF_AFTER, Footing};
 use crate::intake::{CLAIM_AFTER, Intake, LONGEST_HOLD};
 use crate::maintenance::health::Health;
 use crate::maintenance::retention::Retention;
@@ -66,6 +67,12 @@ pub async fn run(
         CLAIM_AFTER >= 3 * LONGEST_HOLD,
         "entries are taken over only from those who can't hold them any more"
     );
+    const {
+        assert!(
+            CUT_OFF_AFTER.as_millis() < ALIVE.as_millis(),
+            "one who is taken for dead has stopped before"
+        );
+    };
     let name = format!("{}@{}-{}", config.consumer_name, host(), std::process::id());
     let pool = db::pool(db::connect_options(&store.database_url, &name).context("DATABASE_URL")?, POOL);
     let redis = Link::new(&store.redis_url).context("REDIS_URL")?;
@@ -94,6 +101,7 @@ pub async fn run(
             longest_retry_after: Duration::from_millis(config.max_backoff_ms),
         },
         health: Health::new(config.auto_disable_after.0),
+        footing: Footing::default(),
         open_breakers: watch::Sender::default(),
     });
     tracing::info!(consumer = %name, "dispatcher starts");
@@ -118,7 +126,7 @@ pub async fn run(
     // The helpers end by themselves at the stop; relay, intake and recorder in this order after it.
     let mut helpers = JoinSet::new();
     helpers.spawn(listen(redis.clone(), keys.clone(), Arc::clone(&bell), hint_sender));
-    helpers.spawn(announce(redis.clone(), keys.clone(), name.clone()));
+    helpers.spawn(announce(Arc::clone(&context)));
     helpers.spawn(clock::keep(pool.clone()));
     helpers.spawn(refresh(Arc::clone(&context)));
     helpers.spawn(maintenance::look_after_health(Arc::clone(&context)));
@@ -264,12 +272,17 @@ async fn listen(
 }
 
 /// Says once a second that this consumer lives, and gives up a connection that does not answer that.
-async fn announce(redis: Link, keys: Keys, name: String) -> anyhow::Result<()> {
-    let mut unanswered = 0;
+async fn announce(context: Arc<Context>) -> anyhow::Result<()> {
+    let (redis, mut unanswered) = (&context.redis, 0);
     loop {
-        let mut connection = redis.connection();
-        let announced = consumer::announce(&mut connection, &keys, &name, ALIVE);
+        let (mut connection, began) = (redis.connection(), Instant::now());
+        let announced = consumer::announce(&mut connection, &context.keys, &context.consumer, ALIVE);
         let announced = tokio::time::timeout(ANSWER_WITHIN, announced).await;
+        // A Redis at `maxmemory` that takes no announcement is there all the same, and only deliveries make room in it.
+        let is_refusal = |error: &redis::RedisError| error.code().is_some();
+        if matches!(&announced, Ok(Ok(()))) || matches!(&announced, Ok(Err(error)) if is_refusal(error)) {
+            context.footing.heard(began);
+        }
         metrics::gauge!(names::REDIS_UP).set(if matches!(announced, Ok(Ok(()))) { 1.0 } else { 0.0 });
         match announced {
             Ok(Ok(())) => unanswered = 0,

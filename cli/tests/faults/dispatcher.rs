@@ -166,3 +166,23 @@ async fn a_retry_that_takes_longer_than_its_lease_is_not_tried_twice() {
     let figures = world.settles(&events, World::owed(&events)).await;
     assert_eq!(figures.duplicates, 0, "the lease was renewed");
 }
+
+#[tokio::test]
+async fn a_dispatcher_that_was_frozen_for_long_sends_nothing_of_what_others_have_taken_over() {
+    let world = World::start().await;
+    let api = world.api(&[]).await;
+    let first = world.dispatcher(&[("MAX_IN_FLIGHT", "8")]).await;
+    world.hold_all();
+    let events = post_all(&api.client(), 0..100).await;
+    world.has_read(&events).await;
+    world.receiver.wait_for(3).await;
+    first.sigstop();
+    world.answer_all();
+    let _second = world.dispatcher(&[]).await;
+    world.heals("a frozen dispatcher", &events).await;
+    first.sigcont();
+    until_says(&first, "what waits here is left").await;
+    world.receiver.release();
+    let figures = world.settles(&events, 0).await;
+    assert!((1..=8).contains(&figures.duplicates), "only what was under way: {figures:?}");
+}

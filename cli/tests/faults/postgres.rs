@@ -1,12 +1,13 @@
 //! PostgreSQL restarts, is away, or comes back as it was some time ago.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use eventrail_core::servers::Durability;
-use eventrail_core::testing::{CuttingProxy, StackOptions, eventually_within};
+use eventrail_core::testing::{Answer, CuttingProxy, StackOptions, eventually_within};
 
 use crate::traffic::{Traffic, post_all, try_post};
-use crate::world::{LONG, World, until_says};
+use crate::world::{DEFAULT, LONG, ORDERS, USERS, World, until_says};
 
 async fn durable_world() -> World {
     World::start_with(StackOptions { durability: Durability::Full, ..StackOptions::default() }).await
@@ -121,6 +122,32 @@ async fn a_dispatcher_that_loses_sight_of_postgres_leaves_its_work_to_the_other(
     let figures = world.settles(&events, 0).await;
     // The first one is alive, as Redis sees it, and keeps what it has read; nobody sends that again.
     assert_eq!(figures.duplicates, 0);
+}
+
+#[tokio::test]
+async fn a_dispatcher_that_cannot_record_soon_sends_nothing_more_and_is_killed_with_few_outcomes_unrecorded()
+{
+    let world = World::start().await;
+    let api = world.api(&[]).await;
+    let (postgres, url) = CuttingProxy::for_url(&world.stack.postgres.url()).await;
+    let first = world.dispatcher(&[("DATABASE_URL", &url), ("MAX_IN_FLIGHT", "8")]).await;
+    world.hold_all();
+    let events = post_all(&api.client(), 0..100).await;
+    world.has_read(&events).await;
+    world.receiver.wait_for(3).await;
+    postgres.stall();
+    for path in [DEFAULT, ORDERS, USERS] {
+        world.receiver.always(path, Answer::status(200).after(Duration::from_millis(200)));
+    }
+    world.receiver.release();
+    until_says(&first, "outcomes not recorded yet").await;
+    first.kill9().await;
+
+    let _second = world.dispatcher(&[]).await;
+    let figures = world.settles(&events, 0).await;
+    // What was held, and what eight permits let through in the half second in which a commit may be under way, at 200 ms
+    // each.
+    assert!((1..=8 + 8 * 3).contains(&figures.duplicates), "{figures:?}");
 }
 
 fn copy(from: &Path, to: &Path) {

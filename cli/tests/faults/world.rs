@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use eventrail_core::ids::EventId;
+use eventrail_core::rail::keys::CONSUMER_GROUP;
 use eventrail_core::testing::{
     Answer, Api, EventrailProcess, Invariants, Receiver, Request, Stack, StackOptions, eventually_within,
 };
@@ -110,6 +111,24 @@ impl World {
         for path in [DEFAULT, ORDERS, USERS] {
             self.receiver.always(path, Answer::status(200));
         }
+    }
+
+    /// Waits until dispatchers have read all entries of these events, of which none is settled yet.
+    pub(crate) async fn has_read(&self, events: &[Accepted]) {
+        let streams = self.invariants.live_streams().await.unwrap();
+        let mut redis = self.stack.redis_connection().await;
+        eventually_within(LONG, async || {
+            for (_, stream) in &streams {
+                let asked = redis::cmd("XPENDING").arg(stream).arg(CONSUMER_GROUP).take();
+                let pending: (usize, redis::Value, redis::Value, redis::Value) =
+                    asked.query_async(&mut redis).await.map_err(|error| error.to_string())?;
+                if pending.0 < events.len() {
+                    return Err(format!("{} entries of {stream} are read", pending.0));
+                }
+            }
+            Ok(())
+        })
+        .await;
     }
 
     /// Waits until all of these events are delivered by the record, and tells how long that took.

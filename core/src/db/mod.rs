@@ -109,18 +109,29 @@ pub async fn now(pool: &PgPool) -> sqlx::Result<chrono::DateTime<chrono::Utc>> {
 }
 
 /// What a server that is there answers within.
-const ANSWER_WITHIN: Duration = Duration::from_secs(20);
+pub const ANSWER_WITHIN: Duration = Duration::from_secs(20);
 
 /// Gives up on work whose answers do not come. A server that vanished without a word (lost its power, failed
 /// over) leaves connections on which nothing ever arrives, and sqlx waits on them without end.
 ///
 /// # Errors
 /// Those of the work; or it took too long, and its outcome is unknown.
-pub async fn answered<T, E: Into<anyhow::Error>>(
+pub fn answered<T, E: Into<anyhow::Error>>(
+    work: impl Future<Output = Result<T, E>>,
+) -> impl Future<Output = anyhow::Result<T>> {
+    answered_within(ANSWER_WITHIN, work)
+}
+
+/// The same for work that is better asked again soon.
+///
+/// # Errors
+/// As [`answered`].
+pub async fn answered_within<T, E: Into<anyhow::Error>>(
+    limit: Duration,
     work: impl Future<Output = Result<T, E>>,
 ) -> anyhow::Result<T> {
-    match tokio::time::timeout(ANSWER_WITHIN, work).await {
+    match tokio::time::timeout(limit, work).await {
         Ok(answer) => answer.map_err(Into::into),
-        Err(_) => anyhow::bail!("no answer within {} s", ANSWER_WITHIN.as_secs()),
+        Err(_) => anyhow::bail!("no answer within {} s", limit.as_secs()),
     }
 }

@@ -1,5 +1,6 @@
 //! The dispatcher's side of a feed's stream: reading, taking over what a dead consumer held, settling.
 
+use std::collections::HashSet;
 use std::sync::LazyLock;
 use std::time::Duration;
 
@@ -8,6 +9,9 @@ use redis::{RedisResult, Script, Value};
 
 use super::entry::{self, Read};
 use super::keys::{CONSUMER_GROUP, Keys};
+
+/// What stands in place of the announcement of a consumer that has signed off.
+const GONE: &str = "gone";
 
 static FORGET: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scripts/forget_consumer.lua")));
 
@@ -100,17 +104,40 @@ pub async fn announce(
     redis::cmd("SET").arg(key).arg("1").arg("PX").arg(ttl).exec_async(redis).await
 }
 
-/// Says that this consumer is gone: what it holds is taken over at once.
+/// Says that this consumer is gone: what it holds is taken over in the next round.
 ///
 /// # Errors
 /// Redis is away; the announcement runs out by itself.
 pub async fn sign_off(redis: &mut ConnectionManager, keys: &Keys, consumer: &str) -> RedisResult<()> {
-    redis::cmd("DEL").arg(keys.alive(consumer)).exec_async(redis).await
+    let key = keys.alive(consumer);
+    let gone = redis::cmd("SET").arg(&key).arg(GONE).arg("PX").arg(60_000).exec_async(redis).await;
+    match gone {
+        // A Redis at `maxmemory` takes no new value; without any it takes a round longer.
+        Err(error) if error.code().is_some() => redis::cmd("DEL").arg(key).exec_async(redis).await,
+        gone => gone,
+    }
+}
+
+/// How long an entry must have been idle to be taken over. A claim begins that anew, so that two dispatchers do not
+/// take the same entry twice.
+#[derive(Debug, Clone, Copy)]
+pub struct IdleFor {
+    pub of_dead: Duration,
+    pub of_living: Duration,
+}
+
+/// What a round of taking over brought.
+#[derive(Debug)]
+pub struct TakenOver {
+    pub reads: Vec<Read>,
+    /// Consumers that hold something and did not announce themselves.
+    pub missing: HashSet<String>,
 }
 
 /// Takes over up to `count` entries of a stream whose consumers no longer announce themselves, and of any
-/// consumer that has held them longer than `longest_hold`. `settle_in` is the idle time that an entry needs
-/// to be taken at all: a claim resets it, so two dispatchers do not take the same entry twice.
+/// consumer that has held them for very long. Those count as dead who were `missed` in the round before too, or have
+/// signed off: a Redis that stood still, or was replaced, knows of no announcement at first, though all live. There
+/// must be more time between two rounds than between two announcements.
 ///
 /// # Errors
 /// Redis is away.
@@ -119,17 +146,25 @@ pub async fn take_over(
     keys: &Keys,
     stream: &str,
     me: &str,
-    settle_in: Duration,
-    longest_hold: Duration,
+    missed: &HashSet<String>,
+    idle: IdleFor,
     count: usize,
-) -> RedisResult<Vec<Read>> {
-    let mut taken = Vec::new();
+) -> RedisResult<TakenOver> {
+    let mut taken = TakenOver { reads: Vec::new(), missing: HashSet::new() };
     for consumer in pending_consumers(redis, stream).await? {
-        let alive: bool = redis::cmd("EXISTS").arg(keys.alive(&consumer)).query_async(redis).await?;
         if consumer == me {
             continue;
         }
-        let idle = if alive { longest_hold } else { settle_in };
+        let said: Option<String> = redis::cmd("GET").arg(keys.alive(&consumer)).query_async(redis).await?;
+        let dead = match said.as_deref() {
+            Some(GONE) => true,
+            Some(_) => false,
+            None => missed.contains(&consumer),
+        };
+        if said.is_none() {
+            taken.missing.insert(consumer.clone());
+        }
+        let idle = if dead { idle.of_dead } else { idle.of_living };
         let ids = pending_ids(redis, stream, &consumer, idle, count).await?;
         if ids.is_empty() {
             continue;
@@ -142,7 +177,7 @@ pub async fn take_over(
             .arg(&ids)
             .query_async(redis)
             .await?;
-        taken.extend(items_of(&claimed));
+        taken.reads.extend(items_of(&claimed));
     }
     Ok(taken)
 }

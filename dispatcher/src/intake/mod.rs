@@ -13,7 +13,7 @@ use eventrail_core::group::GroupName;
 use eventrail_core::ids::EndpointId;
 use eventrail_core::metrics as names;
 use eventrail_core::rail::entry::Read;
-use eventrail_core::rail::intake::From;
+use eventrail_core::rail::intake::{From, TakenOver};
 use eventrail_core::rail::rate::Turns;
 use eventrail_core::rail::ready::Hint;
 use eventrail_core::rail::schedule::Member;
@@ -57,7 +57,7 @@ const READ_EVERY: usize = 16;
 /// What runs beside the intake, and what it answers.
 enum Done {
     Read { stream: Arc<str>, from: From, rung: u64, count: usize, answer: redis::RedisResult<Vec<Read>> },
-    TakenOver { stream: Arc<str>, answer: redis::RedisResult<Vec<Read>> },
+    TakenOver { stream: Arc<str>, answer: redis::RedisResult<TakenOver> },
     Prepared { stream: Arc<str>, positions: Vec<i64>, answer: anyhow::Result<Vec<Work>> },
     Claimed { group_id: i64, answer: anyhow::Result<Claimed> },
     Turns { endpoint: EndpointId, answer: redis::RedisResult<Turns> },
@@ -90,6 +90,8 @@ pub(crate) struct Intake {
     recorder: mpsc::UnboundedSender<Item>,
     completed: usize,
     next_sweep: Instant,
+    /// What was taken before then may be another's by now.
+    lost_at: Option<Instant>,
     panicked: Option<JoinError>,
 }
 
@@ -113,6 +115,7 @@ impl Intake {
             recorder,
             completed: 0,
             next_sweep: Instant::now(),
+            lost_at: None,
             panicked: None,
         }
     }
@@ -273,16 +276,7 @@ impl Intake {
             Ok(Done::Read { stream, from, rung, count, answer }) => {
                 self.on_read(&stream, &from, rung, count, answer);
             }
-            Ok(Done::TakenOver { stream, answer }) => match answer {
-                Ok(reads) => {
-                    if !reads.is_empty() {
-                        tracing::info!(%stream, entries = reads.len(), "took over entries that were left behind");
-                        metrics::counter!(names::ENTRIES_CLAIMED).increment(reads.len() as u64);
-                    }
-                    self.prepare(&stream, reads);
-                }
-                Err(error) => tracing::debug!(%stream, %error, "nothing taken over"),
-            },
+            Ok(Done::TakenOver { stream, answer }) => self.on_taken_over(&stream, answer),
             Ok(Done::Prepared { stream, positions, answer }) => self.on_prepared(&stream, &positions, answer),
             Ok(Done::Claimed { group_id, answer }) => self.on_claimed(group_id, answer),
             Ok(Done::Turns { endpoint, answer: Ok(turns) }) => {

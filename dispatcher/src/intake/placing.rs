@@ -13,6 +13,7 @@ use eventrail_core::verdict::Verdict;
 use super::{Done, Intake, Leased};
 use crate::clock;
 use crate::deliver::{self, Outcome};
+use crate::footing::Ground;
 use crate::lanes::{Class, Ended, Put};
 use crate::recipients::Target;
 use crate::record::Item;
@@ -24,6 +25,9 @@ const PAUSE: Duration = Duration::from_secs(1);
 impl Intake {
     /// Puts work into its endpoint's lane, or aside.
     pub(super) fn place(&mut self, work: Work, now: Instant) {
+        if self.lost_at.is_some_and(|lost_at| work.taken_at <= lost_at) {
+            return self.leave_entry(work.origin, None, PAUSE);
+        }
         if !self.held.take(work.member(), Class::of(&work)) {
             return self.leave_entry(work.origin, None, PAUSE);
         }
@@ -73,9 +77,32 @@ impl Intake {
         self.send(Item::GiveBack { member: Some(member), origin: work.origin });
     }
 
+    /// Others may have taken over what waits here. Entries that are still ours are read again; retries come back when
+    /// their leases end, with which nothing is done here: they may be another's too.
+    fn let_go(&mut self, now: Instant) {
+        self.lost_at = Some(now);
+        let left = self.lanes.clear();
+        if left.is_empty() {
+            return;
+        }
+        tracing::warn!(
+            deliveries = left.len(),
+            "Redis has not heard of this consumer for long: what waits here is left"
+        );
+        for work in left {
+            let member = work.member();
+            self.leave_entry(work.origin, Some(member), PAUSE);
+        }
+    }
+
     /// Starts all work that may start now.
     pub(super) fn start_work(&mut self) {
         let now = Instant::now();
+        match self.context.footing.look(now) {
+            Ground::Firm => {}
+            Ground::Unsure => return,
+            Ground::Lost => return self.let_go(now),
+        }
         self.take_turns(now);
         while let Some(work) = self.lanes.start_next(now) {
             let target = self.context.recipients.get(work.endpoint_id);

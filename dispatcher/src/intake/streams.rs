@@ -7,8 +7,9 @@ use std::time::{Duration, Instant};
 
 use eventrail_core::db::answered;
 use eventrail_core::db::recipient::State;
+use eventrail_core::metrics as names;
 use eventrail_core::rail::entry::Read;
-use eventrail_core::rail::intake::{self, From};
+use eventrail_core::rail::intake::{self, From, IdleFor, TakenOver};
 
 use super::{BACKOFF, CLAIM_AFTER, Done, Intake, READ_COUNT};
 use crate::lanes::{Class, SOFT_LIMIT};
@@ -48,6 +49,22 @@ impl Intake {
                 tracing::debug!(%stream, %error, "stream not read");
                 slot.back_off(Instant::now() + BACKOFF);
             }
+        }
+    }
+
+    pub(super) fn on_taken_over(&mut self, stream: &Arc<str>, answer: redis::RedisResult<TakenOver>) {
+        match answer {
+            Ok(TakenOver { reads, missing }) => {
+                if let Some(slot) = self.feeds.get_mut(stream) {
+                    slot.missed = missing;
+                }
+                if !reads.is_empty() {
+                    tracing::info!(%stream, entries = reads.len(), "took over entries that were left behind");
+                    metrics::counter!(names::ENTRIES_CLAIMED).increment(reads.len() as u64);
+                }
+                self.prepare(stream, reads);
+            }
+            Err(error) => tracing::debug!(%stream, %error, "nothing taken over"),
         }
     }
 
@@ -186,13 +203,15 @@ impl Intake {
                 continue;
             }
             slot.next_take_over = now + TAKE_OVER_EVERY;
+            // Without an answer nobody counts as missed: it must be two rounds in a row.
+            let missed = std::mem::take(&mut slot.missed);
             let (context, stream) = (Arc::clone(&self.context), Arc::clone(stream));
             self.tasks.spawn(async move {
                 let mut redis = context.redis.connection();
                 let (keys, me) = (&context.keys, context.consumer.as_str());
+                let idle = IdleFor { of_dead: SETTLE_IN, of_living: CLAIM_AFTER };
                 let answer =
-                    intake::take_over(&mut redis, keys, &stream, me, SETTLE_IN, CLAIM_AFTER, READ_COUNT)
-                        .await;
+                    intake::take_over(&mut redis, keys, &stream, me, &missed, idle, READ_COUNT).await;
                 if answer.is_ok() {
                     let _ = intake::forget_dead_consumers(&mut redis, keys, &stream).await;
                 }
