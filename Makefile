@@ -4,7 +4,7 @@ PROFILE ?= release
 # Cargo's directory for the profile: dev builds into target/debug.
 BUILT := target/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))
 
-.PHONY: up test chaos soak check fuzz openapi ensure-tools
+.PHONY: up test chaos soak bench check fuzz openapi ensure-tools
 
 up: ensure-tools
 	@cargo build --profile $(PROFILE) --bin eventrail
@@ -33,6 +33,11 @@ MINUTES := 10
 soak: ensure-tools
 	@cargo build --profile $(PROFILE) -p eventrail -p eventrail-bench
 	@$(BUILT)/eventrail-bench soak --minutes $(MINUTES)
+
+# Measures speed beside its targets: make bench ARGS="--quick --json new.json --compare old.json" (docs/PERFORMANCE.md)
+bench: ensure-tools
+	@cargo build --profile $(PROFILE) -p eventrail -p eventrail-bench
+	@$(BUILT)/eventrail-bench suite $(ARGS)
 
 # Writes openapi.json from the handlers' annotations; a test holds it against them.
 openapi:

@@ -12,17 +12,16 @@ use eventrail_core::signature::{SigningKey, WEBHOOK_ID, WEBHOOK_SIGNATURE, WEBHO
 use tokio::task::JoinSet;
 
 use crate::generator;
-use crate::receiver::{Receipts, Receiver};
 
 pub(crate) struct Bare {
     pub(crate) started: Instant,
-    pub(crate) receipts: Receipts,
+    pub(crate) ids: Vec<EventId>,
 }
 
 /// # Errors
 /// A POST fails, or the time is up.
 pub(crate) async fn run(
-    receiver: &Receiver,
+    url: &str,
     posts: u32,
     payload_bytes: usize,
     in_flight: u32,
@@ -39,7 +38,7 @@ pub(crate) async fn run(
     let mut loops = JoinSet::new();
     for _ in 0..in_flight {
         let (client, keys, next, url) =
-            (client.clone(), Arc::clone(&keys), Arc::clone(&next), receiver.bare_url());
+            (client.clone(), Arc::clone(&keys), Arc::clone(&next), url.to_owned());
         loops.spawn(async move {
             let mut ids = Vec::new();
             loop {
@@ -63,7 +62,7 @@ pub(crate) async fn run(
     tokio::time::timeout(patience, all)
         .await
         .context("the bare loop has not ended when the time is up")??;
-    Ok(Bare { started, receipts: receiver.bare.receipts(&ids) })
+    Ok(Bare { started, ids })
 }
 
 async fn deliver(

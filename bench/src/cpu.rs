@@ -23,6 +23,14 @@ impl Usage {
         Self(difference)
     }
 
+    pub(crate) fn and(self, other: &Self) -> Self {
+        let mut sum = self.0;
+        for (one, other) in sum.iter_mut().zip(other.0) {
+            *one += other;
+        }
+        Self(sum)
+    }
+
     pub(crate) fn parts(&self) -> impl Iterator<Item = (&'static str, f64)> {
         PARTS.into_iter().zip(self.0)
     }
@@ -32,19 +40,24 @@ impl Usage {
     }
 }
 
-pub(crate) fn snapshot(system: &System) -> Usage {
-    let process =
-        |id: Option<u32>| id.and_then(|id| read(&format!("/proc/{id}/stat"))).map_or(0.0, |stat| stat.own);
+/// What this process has used; of the others nothing.
+pub(crate) fn snapshot_of_ours() -> Usage {
     let receiver = receiver_thread();
     let ours = read("/proc/self/stat").map_or(0.0, |stat| stat.own);
-    Usage([
-        process(system.api_id()),
-        process(system.dispatcher_id()),
+    Usage([0.0, 0.0, 0.0, 0.0, receiver, ours - receiver])
+}
+
+pub(crate) fn snapshot(system: &System) -> Usage {
+    let process = |id: u32| read(&format!("/proc/{id}/stat")).map_or(0.0, |stat| stat.own);
+    let others = Usage([
+        system.api_ids().into_iter().map(process).sum(),
+        system.dispatcher_ids().into_iter().map(process).sum(),
         system.postgres_id().map_or(0.0, family),
-        process(system.redis_id()),
-        receiver,
-        ours - receiver,
-    ])
+        system.redis_id().map_or(0.0, process),
+        0.0,
+        0.0,
+    ]);
+    others.and(&snapshot_of_ours())
 }
 
 struct Stat {

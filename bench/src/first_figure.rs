@@ -10,7 +10,7 @@ use crate::bare_loop;
 use crate::cpu::{self, Usage};
 use crate::generator::{self, Load, Posted};
 use crate::receiver::Receiver;
-use crate::report::{Measured, Report};
+use crate::report::{Bare, Measured, Report};
 use crate::system::System;
 
 #[derive(Debug, Clone, Args)]
@@ -62,9 +62,16 @@ pub(crate) async fn run(args: &FirstFigureArgs) -> anyhow::Result<()> {
     let backlog = backlog(&load, &mut system, &receiver, patience).await?;
     system.stop_dispatcher().await?;
     let before = cpu::snapshot(&system);
-    let bare =
-        bare_loop::run(&receiver, args.events, args.payload_bytes as usize, args.in_flight, patience).await?;
+    let bare = bare_loop::run(
+        &receiver.bare_url(),
+        args.events,
+        args.payload_bytes as usize,
+        args.in_flight,
+        patience,
+    )
+    .await?;
     let bare_cpu = cpu::snapshot(&system).since(&before);
+    let bare = Bare { started: bare.started, receipts: receiver.bare.receipts(&bare.ids) };
 
     Report { load, in_flight: args.in_flight, end_to_end, backlog, bare, bare_cpu }.print();
     Ok(())

@@ -1,5 +1,7 @@
 //! Figures of speed, measured on this machine with the real binary and real servers.
 //!
+//! `suite` (`make bench`) measures all of them in scenarios, beside their targets.
+//!
 //! `first-figure` posts events to the API and counts what arrives at a receiver in this process, then lets
 //! a bare loop of signed POSTs run against the same receiver: the ratio says what the rail costs.
 //!
@@ -21,6 +23,7 @@ mod receiver;
 mod replay;
 mod report;
 mod soak;
+mod suite;
 mod system;
 
 use std::process::ExitCode;
@@ -44,6 +47,8 @@ enum Command {
     Soak(soak::SoakArgs),
     /// What a healthy endpoint feels of a hostile one in its group
     Hostile(hostile::HostileArgs),
+    /// All figures of speed beside their targets, in one table
+    Suite(suite::SuiteArgs),
 }
 
 #[tokio::main]
@@ -56,6 +61,7 @@ async fn main() -> ExitCode {
             Command::Replay(args) => replay::run(args).await,
             Command::Soak(args) => soak::run(args).await,
             Command::Hostile(args) => hostile::run(args).await,
+            Command::Suite(args) => suite::run(args).await,
         }
     };
     let measured = tokio::select! {

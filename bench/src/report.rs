@@ -4,7 +4,6 @@ use std::fmt::Write as _;
 use std::io::Write as _;
 use std::time::{Duration, Instant};
 
-use crate::bare_loop::Bare;
 use crate::cpu::{PARTS, Usage};
 use crate::generator::{Load, Posted};
 use crate::receiver::Receipts;
@@ -14,6 +13,11 @@ pub(crate) struct Measured {
     pub(crate) posted: Posted,
     pub(crate) receipts: Receipts,
     pub(crate) cpu: Usage,
+}
+
+pub(crate) struct Bare {
+    pub(crate) started: Instant,
+    pub(crate) receipts: Receipts,
 }
 
 pub(crate) struct Report {

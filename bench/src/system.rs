@@ -1,4 +1,5 @@
-//! What is measured: PostgreSQL with durable settings, Redis, one API and one dispatcher, each a process.
+//! What is measured: PostgreSQL with durable settings, Redis, APIs and dispatchers (one of each, or more), each a
+//! process.
 
 use std::fs::{self, File};
 use std::net::TcpListener;
@@ -17,14 +18,18 @@ const PATIENCE: Duration = Duration::from_secs(30);
 pub(crate) struct System {
     binary: PathBuf,
     // Before the directory, which is removed when nobody uses it any more.
-    api: Option<Child>,
-    dispatcher: Option<Child>,
+    apis: Vec<Api>,
+    dispatchers: Vec<Child>,
     postgres: Postgres,
     redis: Redis,
     directory: Directory,
-    api_address: String,
     /// For our processes, beside what they need.
     environment: Vec<(&'static str, String)>,
+}
+
+struct Api {
+    process: Child,
+    address: String,
 }
 
 impl System {
@@ -52,36 +57,34 @@ impl System {
             Postgres::start(&binaries, &directory.0, PostgresOptions::durable()),
             Redis::start(&binaries, &directory.0, RedisOptions::default())
         )?;
-        let api_address = free_address()?;
-        let mut system = Self {
-            binary,
-            api: None,
-            dispatcher: None,
-            postgres,
-            redis,
-            directory,
-            api_address,
-            environment: environment.to_vec(),
-        };
+        let (apis, dispatchers, environment) = (Vec::new(), Vec::new(), environment.to_vec());
+        let mut system = Self { binary, apis, dispatchers, postgres, redis, directory, environment };
         let migrated = system.command("migrate")?.status().await?;
         anyhow::ensure!(migrated.success(), "eventrail migrate failed\n{}", system.log_tails());
-        let mut api = system.command("api")?;
-        system.api = Some(api.env("LISTEN", &system.api_address).spawn()?);
-        system.until_ready(&system.api_address, "api").await?;
+        system.start_api().await?;
         system.start_dispatcher().await?;
         Ok(system)
     }
 
+    /// One more.
+    pub(crate) async fn start_api(&mut self) -> anyhow::Result<()> {
+        let address = free_address()?;
+        let process = self.command("api")?.env("LISTEN", &address).spawn()?;
+        self.apis.push(Api { process, address: address.clone() });
+        self.until_ready(&address, "api").await
+    }
+
+    /// One more.
     pub(crate) async fn start_dispatcher(&mut self) -> anyhow::Result<()> {
         let address = free_address()?;
-        let mut dispatcher = self.command("dispatcher")?;
-        self.dispatcher = Some(dispatcher.env("DISPATCHER_LISTEN", &address).spawn()?);
+        let dispatcher = self.command("dispatcher")?.env("DISPATCHER_LISTEN", &address).spawn()?;
+        self.dispatchers.push(dispatcher);
         self.until_ready(&address, "dispatcher").await
     }
 
-    /// Kills the dispatcher, empties Redis, and starts another dispatcher.
+    /// Kills the dispatchers, empties Redis, and starts another dispatcher.
     pub(crate) async fn strike(&mut self) -> anyhow::Result<()> {
-        if let Some(mut dispatcher) = self.dispatcher.take() {
+        for mut dispatcher in self.dispatchers.drain(..) {
             dispatcher.kill().await?;
         }
         let mut redis = redis::Client::open(self.redis.url())?.get_multiplexed_async_connection().await?;
@@ -89,14 +92,16 @@ impl System {
         self.start_dispatcher().await
     }
 
-    /// In order, as an operator would.
+    /// All of them, in order, as an operator would.
     pub(crate) async fn stop_dispatcher(&mut self) -> anyhow::Result<()> {
-        let Some(mut dispatcher) = self.dispatcher.take() else { return Ok(()) };
-        if let Some(id) = dispatcher.id() {
+        let mut dispatchers = std::mem::take(&mut self.dispatchers);
+        for id in dispatchers.iter().filter_map(Child::id) {
             Command::new("kill").arg("-TERM").arg(id.to_string()).status().await?;
         }
-        let ended = tokio::time::timeout(PATIENCE, dispatcher.wait()).await;
-        ended.with_context(|| format!("the dispatcher does not stop\n{}", self.log_tails()))??;
+        for dispatcher in &mut dispatchers {
+            let ended = tokio::time::timeout(PATIENCE, dispatcher.wait()).await;
+            ended.with_context(|| format!("a dispatcher does not stop\n{}", self.log_tails()))??;
+        }
         Ok(())
     }
 
@@ -111,8 +116,14 @@ impl System {
         Ok(made["id"].as_str().unwrap_or_default().to_owned())
     }
 
+    /// Of the first API.
     pub(crate) fn api_url(&self) -> String {
-        format!("http://{}", self.api_address)
+        self.apis.first().map(|api| format!("http://{}", api.address)).unwrap_or_default()
+    }
+
+    /// Host and port of each API.
+    pub(crate) fn api_addresses(&self) -> Vec<String> {
+        self.apis.iter().map(|api| api.address.clone()).collect()
     }
 
     pub(crate) fn database_url(&self) -> String {
@@ -123,12 +134,14 @@ impl System {
         self.redis.url()
     }
 
-    pub(crate) fn api_id(&self) -> Option<u32> {
-        self.api.as_ref()?.id()
+    /// Process ids.
+    pub(crate) fn api_ids(&self) -> Vec<u32> {
+        self.apis.iter().filter_map(|api| api.process.id()).collect()
     }
 
-    pub(crate) fn dispatcher_id(&self) -> Option<u32> {
-        self.dispatcher.as_ref()?.id()
+    /// Process ids.
+    pub(crate) fn dispatcher_ids(&self) -> Vec<u32> {
+        self.dispatchers.iter().filter_map(Child::id).collect()
     }
 
     pub(crate) fn postgres_id(&self) -> Option<u32> {

@@ -70,8 +70,8 @@ impl Sampler {
     pub(crate) async fn connect(system: &System) -> anyhow::Result<Self> {
         let options = db::connect_options(&system.database_url(), NAME)?;
         let sampler = Self {
-            api: system.api_id(),
-            dispatcher: system.dispatcher_id(),
+            api: system.api_ids().first().copied(),
+            dispatcher: system.dispatcher_ids().first().copied(),
             postgres: db::pool(options, 1),
             redis: Link::new(&system.redis_url())?,
         };
