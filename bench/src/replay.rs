@@ -30,6 +30,9 @@ pub(crate) struct ReplayArgs {
     /// Times that both are measured, one after the other
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=20))]
     rounds: u32,
+    /// Deliveries of the replay in a second, at most [default: as many as live traffic does not feel]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    replay_rate: Option<u32>,
     /// Seconds without a replay; with one it lasts as long as that takes
     #[arg(long, default_value_t = 15, value_parser = clap::value_parser!(u32).range(1..=600))]
     seconds: u32,
@@ -123,7 +126,8 @@ impl Bench {
         self.old = generator::post(&load, Instant::now() + Duration::from_secs(args.timeout_s)).await?.ids;
         self.receiver.rail.received_all(&self.old).await;
         self.receiver.bare.received_all(&self.old).await;
-        self.window = json!({ "from": from, "to": Utc::now(), "endpoint_id": replayed });
+        self.window = json!({ "from": from, "to": Utc::now(), "endpoint_id": replayed,
+            "rate_per_second": args.replay_rate });
         Ok(())
     }
 

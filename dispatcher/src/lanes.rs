@@ -69,8 +69,8 @@ pub(crate) struct Lanes {
 }
 
 impl Lanes {
-    /// `most`: attempts under way at once.
-    pub(crate) fn new(most: usize) -> Self {
+    /// `most`: attempts under way at once. For `start` see [`Background::new`].
+    pub(crate) fn new(most: usize, start: Instant) -> Self {
         Self {
             lanes: HashMap::new(),
             rated: HashSet::new(),
@@ -78,7 +78,7 @@ impl Lanes {
             held_back: VecDeque::new(),
             most,
             in_flight: 0,
-            background: Background::new(most),
+            background: Background::new(most, start),
             in_flight_of_group: HashMap::new(),
             waiting: 0,
         }
@@ -413,14 +413,16 @@ mod tests {
 
     #[test]
     fn one_busy_endpoint_gets_a_fifth_of_all_permits() {
-        let (mut lanes, now, busy) = (Lanes::new(500), Instant::now(), EndpointId::generate());
+        let (now, busy) = (Instant::now(), EndpointId::generate());
+        let mut lanes = Lanes::new(500, now);
         fill(&mut lanes, busy, 1, 600, now);
         assert_eq!(start_all(&mut lanes, now)[&busy], 100);
     }
 
     #[test]
     fn a_thousand_slow_endpoints_of_one_group_leave_permits_for_another_group() {
-        let (mut lanes, now) = (Lanes::new(512), Instant::now());
+        let now = Instant::now();
+        let mut lanes = Lanes::new(512, now);
         for _ in 0..1000 {
             fill(&mut lanes, EndpointId::generate(), 1, 5, now);
         }
@@ -433,7 +435,8 @@ mod tests {
 
     #[test]
     fn live_work_comes_before_replays_and_leaves_them_a_share() {
-        let (mut lanes, now, endpoint) = (Lanes::new(512), Instant::now(), EndpointId::generate());
+        let (now, endpoint) = (Instant::now(), EndpointId::generate());
+        let mut lanes = Lanes::new(512, now);
         let replayed = |now| {
             let entry = HeldEntry::new("s".into(), 1, 1);
             Work { origin: Origin::Single(FeedKind::Replay, entry), ..work(endpoint, now) }
@@ -457,7 +460,8 @@ mod tests {
 
     #[test]
     fn an_endpoints_own_limit_holds() {
-        let (mut lanes, now, endpoint) = (Lanes::new(512), Instant::now(), EndpointId::generate());
+        let (now, endpoint) = (Instant::now(), EndpointId::generate());
+        let mut lanes = Lanes::new(512, now);
         for _ in 0..10 {
             lanes.put(work(endpoint, now), &limits(1, 2), now);
         }
@@ -469,7 +473,8 @@ mod tests {
 
     #[test]
     fn an_open_breaker_sends_waiting_work_away_and_lets_one_probe_through() {
-        let (mut lanes, now, endpoint) = (Lanes::new(512), Instant::now(), EndpointId::generate());
+        let (now, endpoint) = (Instant::now(), EndpointId::generate());
+        let mut lanes = Lanes::new(512, now);
         fill(&mut lanes, endpoint, 1, 50, now);
         let mut away = Vec::new();
         for _ in 0..20 {
@@ -492,7 +497,8 @@ mod tests {
 
     #[test]
     fn a_receiver_that_asks_for_quiet_gets_it() {
-        let (mut lanes, now, endpoint) = (Lanes::new(512), Instant::now(), EndpointId::generate());
+        let (now, endpoint) = (Instant::now(), EndpointId::generate());
+        let mut lanes = Lanes::new(512, now);
         fill(&mut lanes, endpoint, 1, 2, now);
         lanes.start_next(now).unwrap();
         let until = now + Duration::from_secs(7);
@@ -505,7 +511,8 @@ mod tests {
 
     #[test]
     fn a_rated_lane_starts_as_many_as_it_has_turns() {
-        let (mut lanes, now, endpoint) = (Lanes::new(512), Instant::now(), EndpointId::generate());
+        let (now, endpoint) = (Instant::now(), EndpointId::generate());
+        let mut lanes = Lanes::new(512, now);
         let rated = Limits { rate_per_second: Some(50), ..limits(1, 100) };
         for _ in 0..10 {
             lanes.put(work(endpoint, now), &rated, now);
@@ -522,7 +529,8 @@ mod tests {
 
     #[test]
     fn what_a_rate_has_no_room_for_comes_back_at_that_rate() {
-        let (mut lanes, now, endpoint) = (Lanes::new(512), Instant::now(), EndpointId::generate());
+        let (now, endpoint) = (Instant::now(), EndpointId::generate());
+        let mut lanes = Lanes::new(512, now);
         let rated = Limits { rate_per_second: Some(10), ..limits(1, 100) };
         for _ in 0..20 {
             assert!(matches!(lanes.put(work(endpoint, now), &rated, now), Put::Waits));

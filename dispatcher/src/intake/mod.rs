@@ -21,7 +21,6 @@ use tokio::sync::mpsc;
 use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 
-use crate::clock;
 use crate::deliver::Outcome;
 use crate::lane::HARD_LIMIT;
 use crate::lanes::Lanes;
@@ -29,6 +28,7 @@ use crate::prepare::{self, Claimed, Context};
 use crate::record::{Item, Settled};
 use crate::slots::{FeedSlot, RetrySlot};
 use crate::work::{Origin, Work};
+use crate::{background, clock};
 use held::Held;
 
 mod held;
@@ -101,9 +101,10 @@ impl Intake {
         max_in_flight: usize,
         recorder: mpsc::UnboundedSender<Item>,
     ) -> Self {
+        let round = background::round_began(Instant::now(), clock::now());
         Self {
             context,
-            lanes: Lanes::new(max_in_flight),
+            lanes: Lanes::new(max_in_flight, round),
             feeds: HashMap::new(),
             retries: HashMap::new(),
             held: Held::default(),
