@@ -8,6 +8,7 @@ use eventrail_core::ids::EventId;
 use crate::cluster::Cluster;
 use crate::faults::Struck;
 use crate::ledger::{Arrival, Record};
+use crate::load;
 use crate::plan::{Fault, Kind, Target};
 use crate::report::{Figures, OfKind};
 
@@ -37,6 +38,39 @@ pub(crate) async fn wait_until_settled(cluster: &Cluster, patience: Duration) {
     for what in left {
         cluster.ledger.problem(format!("left at the end: {what}"));
     }
+}
+
+/// When nothing breaks any more and nothing is left to do, nothing comes twice.
+pub(crate) async fn calm(cluster: &Cluster, patience: Duration) {
+    if !cluster.ledger.problems().is_empty() {
+        return;
+    }
+    if !load::post_in_calm(&cluster.ledger, &cluster.apis(), patience).await {
+        return cluster.ledger.problem("producers are not answered in the calm at the end");
+    }
+    wait_until_settled(cluster, patience).await;
+    let again: Vec<String> = {
+        let record = cluster.ledger.record();
+        let calm = record.arrivals.iter().filter(|arrival| arrival.number >= load::CALM_FROM);
+        calm.filter(|arrival| arrival.again_after.is_some()).map(|arrival| format!("{arrival:?}")).collect()
+    };
+    for arrival in again {
+        cluster.ledger.problem(format!("came again though nothing broke: {arrival}"));
+    }
+}
+
+/// What a run shows that can't be the work of its faults, or that it has not looked at.
+pub(crate) fn implausible(figures: &Figures) -> Vec<String> {
+    let mut problems = Vec::new();
+    // It is asked twice a second, where PostgreSQL and Redis are there.
+    if (figures.watched as u64) * 10 < figures.seconds {
+        problems.push(format!("the invariants were asked for {} times only", figures.watched));
+    }
+    // Several times what faults bring, and far less than a delivery that is made twice as a matter of course.
+    if figures.duplicates * 20 > figures.deliveries {
+        problems.push(format!("{} of {} deliveries came again", figures.duplicates, figures.deliveries));
+    }
+    problems
 }
 
 /// The record of the log against what was acknowledged and what arrived.

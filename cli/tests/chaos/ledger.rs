@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::hash::{DefaultHasher, Hash, Hasher as _};
 use std::io::{BufWriter, Write as _};
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard};
@@ -19,6 +19,9 @@ pub(crate) const RECEIVERS: usize = 3;
 const FAILING_PERCENT: u64 = 4;
 /// Attempts of one delivery that may be failed on purpose.
 const FAILED_AT_MOST: u32 = 3;
+/// Of a thousand deliveries so many are answered late, so that something is always in hand when a fault comes.
+const SLOW_PER_MILLE: u64 = 5;
+const SLOW_BY: Duration = Duration::from_millis(1500);
 /// Seconds from a delivery's signature to its arrival, which a frozen process or a stalled link may hold back.
 const OLDEST: u64 = 60;
 const PROBLEMS_KEPT: usize = 50;
@@ -179,7 +182,8 @@ impl Ledger {
             self.problem(format!("receiver {receiver} got event {}, which is not for it", seen.number));
         }
         let accepted = self.record().arrive(self.seed, receiver, at, &seen);
-        Answer::status(if accepted { 200 } else { 500 })
+        let slow = hash(&(self.seed, seen.number, receiver, "slow")) % 1000 < SLOW_PER_MILLE;
+        Answer::status(if accepted { 200 } else { 500 }).after(if slow { SLOW_BY } else { Duration::ZERO })
     }
 }
 
@@ -267,7 +271,11 @@ impl Record {
 }
 
 fn is_failed_on_purpose(seed: u64, number: u64, receiver: usize, attempt: u32) -> bool {
-    let mut hash = DefaultHasher::new();
-    (seed, number, receiver, attempt).hash(&mut hash);
-    attempt <= FAILED_AT_MOST && hash.finish() % 100 < FAILING_PERCENT
+    attempt <= FAILED_AT_MOST && hash(&(seed, number, receiver, attempt)) % 100 < FAILING_PERCENT
+}
+
+fn hash(what: &impl Hash) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    what.hash(&mut hasher);
+    hasher.finish()
 }

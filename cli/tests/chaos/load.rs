@@ -23,6 +23,9 @@ const UNDER_WAY: usize = 300;
 /// Every so many posts is a batch, of so many events.
 const BATCH_EVERY: u64 = 10;
 const BATCH_OF: u64 = 5;
+/// Numbers of the events that are posted when nothing breaks any more, and how many these are.
+pub(crate) const CALM_FROM: u64 = 1_000_000_000;
+const CALM_OF: u64 = 60;
 
 pub(crate) struct Load {
     stop: Arc<AtomicBool>,
@@ -65,6 +68,16 @@ async fn post_all(ledger: Arc<Ledger>, apis: [Api; 2], rate: u32, stop: Arc<Atom
         tokio::time::sleep(Duration::from_secs_f64(count as f64 / f64::from(rate))).await;
     }
     posts.join_all().await;
+}
+
+/// Posts some more, once; `false` if they are not accepted in time.
+pub(crate) async fn post_in_calm(ledger: &Arc<Ledger>, apis: &[Api; 2], patience: Duration) -> bool {
+    let mut posts = JoinSet::new();
+    for number in CALM_FROM..CALM_FROM + CALM_OF {
+        let (ledger, apis) = (Arc::clone(ledger), apis.clone());
+        posts.spawn(async move { post(&ledger, &apis, &[Draft { seed: ledger.seed, number }]).await });
+    }
+    tokio::time::timeout(patience, posts.join_all()).await.is_ok()
 }
 
 /// Posts until it is accepted.

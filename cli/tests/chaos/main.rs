@@ -54,18 +54,20 @@ async fn whatever_breaks_nothing_acknowledged_is_lost() {
         cluster.ledger.problem("producers are not answered though nothing breaks any more");
     }
     checker::wait_until_settled(&cluster, settings.patience).await;
+    checker::calm(&cluster, settings.patience).await;
     if let Err(error) = checker::compare_log(&cluster).await {
         cluster.ledger.problem(format!("the log can't be read: {error:#}"));
     }
 
     let journal = journal.lock().unwrap().clone();
-    let figures = Figures {
+    let mut figures = Figures {
         seeds: vec![settings.seed],
         seconds,
         watched: watch.rounds(),
         problems: cluster.ledger.problems(),
         ..checker::figures(&cluster.ledger.record(), &journal)
     };
+    figures.problems.extend(checker::implausible(&figures));
     eprintln!("{figures}");
     settings.keep(&figures);
     cluster.ledger.record().flush();
@@ -120,6 +122,7 @@ fn kinds(cluster: &Cluster, settings: &Settings) -> Vec<Kind> {
         _ => true,
     };
     for kind in Kind::ALL.iter().filter(|kind| !possible(kind)) {
+        assert!(!settings.strict, "this machine has no libfaketime or no tmpfs for: {}", kind.name());
         eprintln!("not drawn, since this machine has no libfaketime or no tmpfs: {}", kind.name());
     }
     Kind::ALL.iter().copied().filter(possible).filter(|kind| settings.wants(*kind)).collect()

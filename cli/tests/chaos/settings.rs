@@ -27,13 +27,15 @@ pub(crate) struct Settings {
     keeps_logs: bool,
     /// A file to which figures are appended, one line of JSON for each run.
     results: Option<PathBuf>,
+    /// A kind of fault that this machine does not allow is a failure.
+    pub(crate) strict: bool,
     /// Only kinds of fault whose name contains this.
     only: Option<String>,
 }
 
 impl Settings {
     /// `CHAOS_SEED`, `CHAOS_SECONDS`, `CHAOS_RATE`, `CHAOS_PATIENCE` (seconds), `CHAOS_BINARY`,
-    /// `CHAOS_DIRECTORY`, `CHAOS_RESULTS` and `CHAOS_ONLY`.
+    /// `CHAOS_DIRECTORY`, `CHAOS_RESULTS`, `CHAOS_STRICT` and `CHAOS_ONLY`.
     pub(crate) fn read() -> Self {
         let seed = number("CHAOS_SEED", 1);
         let run = uuid();
@@ -52,6 +54,7 @@ impl Settings {
             directory,
             keeps_logs,
             results: environment("CHAOS_RESULTS").map(PathBuf::from),
+            strict: environment("CHAOS_STRICT").is_some(),
             only: environment("CHAOS_ONLY"),
         }
     }

@@ -55,9 +55,17 @@ impl Watch {
                 let asked =
                     tokio::time::timeout(ANSWER_WITHIN, ask(&invariants, &cluster.ledger, checked, patience))
                         .await;
-                if let Ok(Ok(settled)) = asked {
-                    counted.fetch_add(1, Ordering::SeqCst);
-                    checked = settled;
+                match asked {
+                    Ok(Ok(settled)) => {
+                        counted.fetch_add(1, Ordering::SeqCst);
+                        checked = settled;
+                    }
+                    Ok(Err(error)) if is_our_mistake(&error) => {
+                        cluster
+                            .ledger
+                            .problem(format!("PostgreSQL does not understand the watch: {error:#}"));
+                    }
+                    Ok(Err(_)) | Err(_) => {}
                 }
             }
         });
@@ -68,6 +76,12 @@ impl Watch {
     pub(crate) fn rounds(&self) -> usize {
         self.rounds.load(Ordering::SeqCst)
     }
+}
+
+/// Whether PostgreSQL, being there, refuses the question itself (class 42).
+fn is_our_mistake(error: &anyhow::Error) -> bool {
+    let database = error.downcast_ref::<sqlx::Error>().and_then(sqlx::Error::as_database_error);
+    database.and_then(sqlx::error::DatabaseError::code).is_some_and(|code| code.starts_with("42"))
 }
 
 /// Asks about what is above `checked`; answers up to where all is settled and need not be asked again.
