@@ -10,11 +10,23 @@ pub fn covers(from: i64, to: Option<i64>, position: i64) -> bool {
     from < position && to.is_none_or(|to| position <= to)
 }
 
-/// The position whose subscriptions decide who is owed an event: its own, or up to the position at which somebody
-/// asked to go back, that one.
-#[inline]
-pub fn addressed_at(position: i64, as_of: Option<i64>) -> i64 {
-    as_of.map_or(position, |as_of| as_of.max(position))
+/// Whose subscriptions decide who is owed an event by a feed: those at the event's own position, unless it goes back.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Addressed {
+    /// Up to here those at this very position: somebody asked then to go back.
+    pub as_of: Option<i64>,
+    /// Above here those at the event's own position as well: it was still owed to them then.
+    pub owed_from: Option<i64>,
+}
+
+impl Addressed {
+    /// Whether an event is owed to whom was subscribed in the interval `(from, to]`.
+    #[inline]
+    pub fn covers(self, from: i64, to: Option<i64>, position: i64) -> bool {
+        let is_owed_still = self.owed_from.is_some_and(|owed| owed < position);
+        let at = self.as_of.map_or(position, |as_of| as_of.max(position));
+        covers(from, to, at) || is_owed_still && covers(from, to, position)
+    }
 }
 
 /// Whether what is new at the head is owed as its own position says, and by all feeds that stand there alike: not

@@ -15,6 +15,7 @@ pub struct Closed {
     pub endpoint: EndpointId,
     pub from: Position,
     pub to: Position,
+    pub owed_from: Position,
 }
 
 impl Postgres {
@@ -67,10 +68,11 @@ impl Postgres {
 
     /// `db::parking::park`.
     pub fn park(&mut self, feed: u8, epoch: u8, from: Position, endpoint: EndpointId) {
-        let feed = self.feed(feed);
+        let feed = *self.feed(feed);
         let fits = feed.epoch == epoch && feed.state == State::Active;
         if fits && self.open_interval(endpoint).is_none() {
-            self.parked.push(Parked { endpoint, from, to: None, skipped: false });
+            let owed_from = feed.owed_from;
+            self.parked.push(Parked { endpoint, from, to: None, owed_from, skipped: false });
         }
         self.version = self.version.wrapping_add(1);
     }
@@ -89,7 +91,8 @@ impl Postgres {
         let open = self.open_interval(endpoint)?;
         let to = here.max(open.from);
         open.to = Some(to);
-        Some(Closed { endpoint, from: open.from, to })
+        let owed_from = open.owed_from.map_or(open.from, |owed| owed.max(open.from));
+        Some(Closed { endpoint, from: open.from, to, owed_from })
     }
 
     /// The second half, in the same transaction: the catch-up feed over it.
@@ -102,6 +105,7 @@ impl Postgres {
             endpoint: Some(closed.endpoint),
             from: closed.from,
             to: Some(closed.to),
+            owed_from: Some(closed.owed_from),
             settled: closed.from,
             ..live
         });
@@ -139,6 +143,7 @@ impl Postgres {
             ask,
             endpoint: Some(endpoint),
             as_of: Some(ask),
+            owed_from: None,
             only_missing,
             from,
             to: Some(self.head()),
@@ -160,6 +165,7 @@ impl Postgres {
             feed.epoch += 1;
             feed.ask = here;
             feed.as_of = Some(here);
+            feed.owed_from = feed.owed_from.max(Some(feed.settled));
             feed.only_missing = only_missing;
             if is_live {
                 feed.from = position;
@@ -168,6 +174,7 @@ impl Postgres {
                 feed.settled = feed.settled.min(feed.from.max(position));
             }
         }
+        let owed_from = self.live().owed_from;
         let (feeds, parked) = (&self.feeds, &mut self.parked);
         let is_caught_up = |one: &Parked| {
             feeds.iter().any(|feed| {
@@ -182,6 +189,7 @@ impl Postgres {
             if ended(one) {
                 one.to = Some(position);
             } else if one.to.is_none() && one.from > position {
+                one.owed_from = owed_from.min(one.owed_from.max(Some(one.from)));
                 one.from = position;
             }
         }
@@ -210,10 +218,16 @@ impl Postgres {
                     one.from = to;
                 }
             }
-            self.parked.push(Parked { endpoint, from: feed.from, to: Some(to), skipped: true });
+            let from = feed.from;
+            self.parked.push(Parked { endpoint, from, to: Some(to), owed_from: None, skipped: true });
         }
         self.give_up(settled, here);
         self.version = self.version.wrapping_add(1);
+    }
+
+    /// Only in a variant: what was owed before a cursor was moved back is forgotten.
+    pub fn forget_owed(&mut self) {
+        self.feeds.iter_mut().for_each(|feed| feed.owed_from = None);
     }
 
     fn give_up(&mut self, settled: Position, here: Position) {
@@ -228,7 +242,7 @@ impl Postgres {
             });
             let from = open.map_or(settled, |from| from.min(settled));
             if settled < here {
-                self.parked.push(Parked { endpoint, from, to: Some(here), skipped: true });
+                self.parked.push(Parked { endpoint, from, to: Some(here), owed_from: None, skipped: true });
             }
         }
     }

@@ -5,8 +5,9 @@ use std::fmt;
 
 use eventrail_core::db::delivery::Status;
 
+use crate::ghost::Wish;
 use crate::postgres::{Event, Feed, Kind, Postgres, State, Subscription, Topology};
-use crate::world::{EndpointId, Position, Setup, Wish, World, members};
+use crate::world::{EndpointId, Position, Setup, World, members};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Invariant {
@@ -173,13 +174,9 @@ pub fn at_rest(world: &World) -> Checked {
     let postgres = &world.postgres;
     let failed = |what: String| breach(Invariant::AllDelivered, what);
     for event in &postgres.events {
-        // A cursor that was moved back addresses those who were subscribed then.
-        let asked =
-            world.ghost.wishes.iter().rev().find(|wish| wish.endpoint.is_none() && event.position <= wish.to);
-        let at = asked.map_or(event.position, |wish| wish.ask);
-        for endpoint in subscribed(postgres, at, event.kind) {
+        for endpoint in subscribed(postgres, event.position, event.kind) {
             let row = postgres.row(event.id, endpoint);
-            if is_skipped(postgres, endpoint, *event) || row.is_some_and(|row| !row.status.waits()) {
+            if is_given_up(world, endpoint, *event) || row.is_some_and(|row| !row.status.waits()) {
                 continue;
             }
             return failed(format!("event {} for endpoint {endpoint} ends as {row:?}", event.position));
@@ -215,13 +212,13 @@ fn subscribed(postgres: &Postgres, at: Position, kind: u8) -> impl Iterator<Item
     postgres.subscriptions.iter().filter(covers).map(|one| one.endpoint)
 }
 
+/// Whether somebody has skipped it, be it that the cursor went back again.
+fn is_given_up(world: &World, endpoint: EndpointId, event: Event) -> bool {
+    world.ghost.given_up.iter().any(|(of, position)| (*of, *position) == (endpoint, event.position))
+}
+
 fn is_skipped(postgres: &Postgres, endpoint: EndpointId, event: Event) -> bool {
-    postgres.parked.iter().any(|one| {
-        one.skipped
-            && one.endpoint == endpoint
-            && one.from < event.position
-            && one.to.is_none_or(|to| event.position <= to)
-    })
+    postgres.parked.iter().any(|one| one.skips(endpoint, event.position))
 }
 
 /// What somebody has asked for again was delivered again.

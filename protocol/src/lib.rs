@@ -8,7 +8,7 @@
 //! against each other.
 //!
 //! Reading order: [`world`] (all of the state, and what a setup allows), [`postgres`], [`redis`], [`relay`],
-//! [`changes`], [`dispatcher`], [`step`] (actions and faults), [`invariants`], [`explore`], [`walk`].
+//! [`changes`], [`dispatcher`], [`step`] (actions and faults), [`ghost`], [`invariants`], [`explore`], [`walk`].
 //!
 //! What is left out: time (whatever waits may fall due at any moment), payloads, rates, permits and breakers (an
 //! attempt may fail or be deferred at any moment), groups (they share nothing but the log), redrives (a replay
@@ -17,6 +17,7 @@
 pub mod changes;
 pub mod dispatcher;
 pub mod explore;
+pub mod ghost;
 pub mod invariants;
 pub mod postgres;
 pub mod redis;

@@ -1,7 +1,7 @@
 //! The record. Each function is one transaction of `core::db`, under whose name it is found here.
 
 use eventrail_core::db::delivery::Status;
-use eventrail_core::protocol::{addressed_at, covers};
+use eventrail_core::protocol::{Addressed, covers};
 
 use crate::world::{EndpointId, EventId, Position, Set};
 
@@ -26,7 +26,15 @@ pub struct Parked {
     pub endpoint: EndpointId,
     pub from: Position,
     pub to: Option<Position>,
+    pub owed_from: Option<Position>,
     pub skipped: bool,
+}
+
+impl Parked {
+    /// Whether the endpoint is never to get what is at this position.
+    pub fn skips(&self, endpoint: EndpointId, position: Position) -> bool {
+        self.skipped && self.endpoint == endpoint && within(self.from, self.to, position.into())
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -52,6 +60,7 @@ pub struct Feed {
     pub ask: Position,
     pub endpoint: Option<EndpointId>,
     pub as_of: Option<Position>,
+    pub owed_from: Option<Position>,
     pub only_missing: bool,
     pub from: Position,
     pub to: Option<Position>,
@@ -63,6 +72,11 @@ impl Feed {
     /// Whether it leaves out what was delivered, at this position.
     pub fn leaves_out(&self, position: Position) -> bool {
         self.only_missing && self.as_of.is_some_and(|as_of| position <= as_of)
+    }
+
+    /// `db::topology::Feed::addressed`.
+    fn addressed(&self) -> Addressed {
+        Addressed { as_of: self.as_of.map(Into::into), owed_from: self.owed_from.map(Into::into) }
     }
 
     /// Where it ends, if that is before `position`.
@@ -104,14 +118,17 @@ pub struct Topology {
 impl Topology {
     /// The endpoints that a feed owes this event to.
     pub fn targets(&self, feed: &Feed, event: Event) -> Set {
-        let at = addressed_at(event.position.into(), feed.as_of.map(Into::into));
+        let (addressed, position) = (feed.addressed(), event.position.into());
         let mut targets = 0;
         for one in &self.subscriptions {
             let is_wanted = match feed.endpoint {
                 Some(only) => one.endpoint == only,
                 None => !is_parked(&self.parked, one.endpoint, event.position),
             };
-            if is_wanted && one.kinds & (1 << event.kind) != 0 && within(one.from, one.to, at) {
+            if is_wanted
+                && one.kinds & (1 << event.kind) != 0
+                && addressed.covers(one.from.into(), one.to.map(Into::into), position)
+            {
                 targets |= 1 << one.endpoint;
             }
         }
@@ -158,6 +175,7 @@ impl Postgres {
             ask: 1,
             endpoint: None,
             as_of: None,
+            owed_from: None,
             only_missing: false,
             from: 1,
             to: None,

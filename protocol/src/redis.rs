@@ -203,6 +203,17 @@ impl Redis {
         }
     }
 
+    /// The leases of all that is not in hand any more end.
+    pub fn end_leases(&mut self, is_in_hand: impl Fn(u8, EventId, EndpointId) -> bool) {
+        for one in &mut self.retries {
+            if let Turn::Leased(dispatcher) = one.turn
+                && !is_in_hand(dispatcher, one.event, one.endpoint)
+            {
+                one.turn = Turn::Waits;
+            }
+        }
+    }
+
     /// `ZREM`.
     pub fn unschedule(&mut self, event: EventId, endpoint: EndpointId) {
         self.retries.retain(|one| (one.event, one.endpoint) != (event, endpoint));

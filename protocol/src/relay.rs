@@ -193,7 +193,7 @@ impl Relay {
                 continue;
             }
             // `Topology::live_targets`, of all groups at once.
-            let here = Feed { as_of: None, ..tracked.feed };
+            let here = Feed { as_of: None, owed_from: None, ..tracked.feed };
             for event in &events {
                 let targets = self.topology.targets(&here, *event);
                 tracked.offer(event.position, event.id, targets);

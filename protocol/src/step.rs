@@ -1,11 +1,12 @@
 //! What can happen next, and what it does: the steps of relays and dispatchers, of those who use the system, and
 //! what goes wrong.
 
-use crate::dispatcher::{Answer, Dispatcher, DispatcherStep, Reach, Stage};
+use crate::dispatcher::{Answer, DispatcherStep, Reach, Source, Stage};
+use crate::ghost::{self, Wish};
 use crate::postgres::State;
 use crate::redis::{Owner, Turn};
 use crate::relay::{Pending, Relay, RelayStep};
-use crate::world::{EndpointId, Ghost, Left, Set, Setup, Variant, Wish, World};
+use crate::world::{EndpointId, Setup, Variant, World};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Action {
@@ -316,17 +317,21 @@ pub fn apply(world: &mut World, setup: &Setup, action: Action) {
             left.resets -= 1;
             let only_missing = setup.only_missing;
             let ask = postgres.move_back(START, only_missing);
+            if setup.variant == Variant::OwedForgotten {
+                postgres.forget_owed();
+            }
             ghost.wishes.push(Wish { endpoint: None, from: START, to: ask, ask, only_missing });
         }
         Action::MoveToEnd => {
             left.skips -= 1;
             ghost.is_faulty = true;
             postgres.move_to_end();
+            ghost.give_up(postgres);
         }
         Action::Relay(id, step) => relays[usize::from(id)].step(step, setup, postgres, redis),
         Action::Dispatcher(id, step) => {
             let dispatcher = &mut dispatchers[usize::from(id)];
-            count(left, ghost, dispatcher, step, postgres.disabled);
+            ghost::count(left, ghost, dispatcher, step, postgres.disabled);
             dispatcher.step(id, step, setup, postgres, redis);
         }
         Action::SnapshotRedis => *snapshot = Some(Box::new(redis.clone())),
@@ -362,6 +367,12 @@ fn go_wrong(world: &mut World, fault: Action) {
             if let Some(snapshot) = snapshot.take() {
                 *redis = *snapshot;
             }
+            // A lease that comes back is renewed only by whom still has it in hand.
+            redis.end_leases(|id, event, endpoint| {
+                let mut claimed =
+                    dispatchers[usize::from(id)].works.iter().filter(|work| work.source == Source::Retry);
+                claimed.any(|work| (work.event, work.endpoint) == (event, endpoint))
+            });
         }
         Action::CrashPostgres => {
             left.outages -= 1;
@@ -370,30 +381,6 @@ fn go_wrong(world: &mut World, fault: Action) {
                 (postgres.rows, postgres.attempts) = (rows, attempts);
             }
             relays.fill(Relay::default());
-        }
-        _ => {}
-    }
-}
-
-/// Counts what may happen only so often, and what receivers take.
-fn count(left: &mut Left, ghost: &mut Ghost, dispatcher: &Dispatcher, step: DispatcherStep, disabled: Set) {
-    match step {
-        DispatcherStep::Try(index, answer) => {
-            let work = &dispatcher.works[index];
-            match answer {
-                Answer::Taken => ghost.taken.push((work.event, work.endpoint, work.ask)),
-                Answer::Failed => left.failures -= 1,
-                Answer::Deferred if disabled & (1 << work.endpoint) != 0 => {}
-                Answer::Deferred => left.deferrals -= 1,
-            }
-            ghost.taken.sort_unstable();
-            if ghost.is_faulty {
-                ghost.taken.dedup();
-            }
-        }
-        DispatcherStep::Settle(_, Reach::Half | Reach::None) => {
-            left.lost_settles -= 1;
-            ghost.is_faulty = true;
         }
         _ => {}
     }

@@ -1,6 +1,7 @@
 //! All of the state, and what a setup allows to happen.
 
 use crate::dispatcher::Dispatcher;
+use crate::ghost::Ghost;
 use crate::postgres::Postgres;
 use crate::redis::Redis;
 use crate::relay::Relay;
@@ -40,6 +41,8 @@ pub enum Variant {
     CatchUpApart,
     /// A feed on its way through history takes what is new at the head as its own position says.
     HistoryAtHead,
+    /// A cursor that is moved back forgets what was still owed, but for what is owed as of now.
+    OwedForgotten,
 }
 
 /// What may still happen, beside the steps of relays and dispatchers.
@@ -122,28 +125,6 @@ impl Setup {
     pub fn with(self, variant: Variant) -> Self {
         Self { variant, ..self }
     }
-}
-
-/// What the invariants want to know and nobody in the system does.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
-pub struct Ghost {
-    /// Something has gone wrong that may bring duplicates.
-    pub is_faulty: bool,
-    /// What receivers have taken: event, endpoint, ask.
-    pub taken: Vec<(EventId, EndpointId, Position)>,
-    /// What somebody has asked for, to be delivered again.
-    pub wishes: Vec<Wish>,
-}
-
-/// Events in `(from, to]` are to be delivered again, to the endpoint or to all that were subscribed at the ask,
-/// under it or a later one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Wish {
-    pub endpoint: Option<EndpointId>,
-    pub from: Position,
-    pub to: Position,
-    pub ask: Position,
-    pub only_missing: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]

@@ -1,13 +1,17 @@
-//! Every order of every step of small setups.
+//! Every order of every step of small setups. Those of [`larger`] take minutes and are run by hand:
+//! `cargo test -p eventrail-protocol --test exhaustive -- --ignored --nocapture --test-threads 1`.
 #![allow(clippy::print_stdout, reason = "the figures are the report")]
 
 use eventrail_protocol::explore::{Limits, explore};
 use eventrail_protocol::world::{Left, Setup};
 
+/// More of them do not fit into memory.
+const MOST_STATES: usize = 40_000_000;
+
 #[track_caller]
 fn holds(setup: Setup, at_least: usize) {
     let started = std::time::Instant::now();
-    let report = explore(&setup, Limits { states: 3_000_000, ..Limits::default() });
+    let report = explore(&setup, Limits { states: MOST_STATES, ..Limits::default() });
     println!("{}: {report} in {:?}", setup.name, started.elapsed());
     if let Some(found) = &report.counterexample {
         panic!("{}:\n{found}", setup.name);
@@ -17,8 +21,9 @@ fn holds(setup: Setup, at_least: usize) {
 }
 
 macro_rules! setups {
-    ($($name:ident: $at_least:literal, { $($field:ident: $value:expr),* }, { $($left:ident: $count:literal),* };)*) => {$(
+    ($($(#[$attribute:meta])* $name:ident: $at_least:literal, { $($field:ident: $value:expr),* }, { $($left:ident: $count:literal),* };)*) => {$(
         #[test]
+        $(#[$attribute])*
         fn $name() {
             let left = Left { $($left: $count,)* ..Left::default() };
             holds(Setup { name: stringify!($name), left, $($field: $value,)* ..Setup::SMALL }, $at_least);
@@ -54,5 +59,35 @@ setups! {
     moved_to_the_end: 1000, {}, { events: 2, skips: 1 };
     moved_to_the_end_while_parked: 1000, { dispatchers: 1 }, { events: 1, skips: 1, disables: 1 };
     moved_back_with_another_filter: 1000, { dispatchers: 1, batch: 1 }, { events: 2, resets: 1, filters: 2 };
+    narrowed_and_moved_back_while_parked: 1000, { dispatchers: 1 }, { events: 1, resets: 1, filters: 1, disables: 1 };
     back_and_to_the_end: 1000, { dispatchers: 1 }, { events: 2, skips: 1, resets: 1 };
+}
+
+mod larger {
+    use super::*;
+
+    setups! {
+        #[ignore = "takes minutes"]
+        two_flushes_and_two_crashes: 1000, {}, { events: 2, flushes: 2, crashes: 2 };
+        #[ignore = "takes minutes"]
+        two_relays_a_flush_and_a_crash: 1000, { relays: 2, dispatchers: 1 }, { events: 2, flushes: 1, crashes: 1 };
+        #[ignore = "takes minutes"]
+        two_relays_and_three_events: 1000, { relays: 2, dispatchers: 1, window: 1, batch: 1 }, { events: 3, flushes: 1 };
+        #[ignore = "takes minutes"]
+        a_replay_a_flush_and_a_crash: 1000, {}, { events: 2, replays: 1, flushes: 1, crashes: 1 };
+        #[ignore = "takes minutes"]
+        two_replays_and_a_failure: 1000, {}, { events: 1, replays: 2, failures: 2, crashes: 1 };
+        #[ignore = "takes minutes"]
+        parked_by_two_relays: 1000, { relays: 2, dispatchers: 1 }, { events: 1, disables: 1 };
+        #[ignore = "takes minutes"]
+        switched_off_with_a_crash_and_a_failure: 1000, {}, { events: 1, disables: 1, crashes: 1, failures: 1 };
+        #[ignore = "takes minutes"]
+        switched_off_with_a_flush_and_two_events: 1000, { dispatchers: 1 }, { events: 2, disables: 1, flushes: 1 };
+        #[ignore = "takes minutes"]
+        back_twice_while_parked: 1000, { dispatchers: 1 }, { events: 1, resets: 2, disables: 1, filters: 1 };
+        #[ignore = "takes minutes"]
+        back_with_a_flush_and_a_crash: 1000, {}, { events: 2, resets: 1, flushes: 1, crashes: 1 };
+        #[ignore = "takes minutes"]
+        narrowed_and_moved_back_with_a_crash: 1000, { dispatchers: 1 }, { events: 2, resets: 1, filters: 1, crashes: 1 };
+    }
 }

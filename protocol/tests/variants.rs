@@ -92,6 +92,12 @@ fn a_feed_on_its_way_through_history_follows_the_head() {
 }
 
 #[test]
+fn a_cursor_moved_back_forgets_what_was_owed() {
+    let left = Left { events: 2, resets: 1, filters: 1, ..NONE };
+    refuted(Variant::OwedForgotten, Setup { dispatchers: 1, left, ..SETUP }, &[AllDelivered]);
+}
+
+#[test]
 fn a_catch_up_made_apart_from_the_end_of_its_interval() {
     let setup = Setup { dispatchers: 1, left: Left { events: 1, disables: 1, crashes: 1, ..NONE }, ..SETUP };
     refuted(Variant::CatchUpApart, setup, &[AllDelivered]);

@@ -210,6 +210,41 @@ async fn what_a_parked_endpoint_has_missed_outlives_a_cursor_that_goes_back_or_s
 }
 
 #[tokio::test]
+async fn what_was_owed_under_another_filter_outlives_a_cursor_that_goes_back() {
+    let mut rail = Rail::start(&[]).await;
+    rail.api.create_group("orders").await;
+    let away = rail.endpoint("orders", "/away").await;
+    let there = rail.endpoint("orders", "/there").await;
+    let mut expected = rail.post("a.b", 5).await;
+    rail.arrived("/away", 5).await;
+    until_settled(&rail).await;
+    disable(&rail, &away).await;
+    expected.extend(rail.post("a.b", 10).await);
+    rail.arrived("/there", 15).await;
+    rail.until_feed_settled("orders").await;
+    // What comes now is neither settled nor read.
+    assert!(rail.dispatchers.remove(0).sigterm().await.success());
+    expected.extend(rail.post("a.b", 20).await);
+
+    for endpoint in [&away, &there] {
+        let path = format!("/consumer-groups/orders/endpoints/{}", endpoint.id);
+        let narrow = rail.api.request("PATCH", &path).json(&json!({ "event_types": ["x.*"] }));
+        let _ = Api::send(narrow).await.unwrap().expect(200);
+    }
+    set_cursor(&rail.api, &json!({ "group": "orders", "start_id": "0" })).await;
+    rail.add_dispatcher(&[]).await;
+    let path = format!("/consumer-groups/orders/endpoints/{}/enable", away.id);
+    let _ = rail.api.post(&path, &json!({})).await.expect(200);
+    rail.arrived("/away", 35).await;
+    rail.arrived("/there", 35).await;
+    until_settled(&rail).await;
+    // What they had is no history that they want now.
+    assert_exactly_once(&rail.receiver.requests_to("/away"), &expected, &away);
+    assert_exactly_once(&rail.receiver.requests_to("/there"), &expected, &there);
+    rail.end().await;
+}
+
+#[tokio::test]
 async fn a_cursor_moved_over_a_catch_up_ends_it() {
     let rail = Rail::start(&[]).await;
     rail.api.create_group("orders").await;

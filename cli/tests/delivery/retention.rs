@@ -2,7 +2,7 @@
 //! within limits. The dispatchers' own retention is off; the tests take its steps.
 
 use eventrail_core::ids::EventId;
-use eventrail_core::testing::{Answer, Endpoint, eventually_within};
+use eventrail_core::testing::{Answer, Api, Endpoint, eventually_within};
 use eventrail_dispatcher::maintenance::retention::Retention;
 use eventrail_dispatcher::relay::Step;
 use serde_json::{Value, json};
@@ -82,7 +82,7 @@ async fn days_that_nobody_is_owed_anything_of_are_dropped_with_all_that_belongs_
     // A key is free again once its event is gone.
     let body = json!({ "event_type": "a.b", "source": "past", "payload": 1 });
     let again = rail.api.request("POST", "/events").header("idempotency-key", key).json(&body);
-    let _ = eventrail_core::testing::Api::send(again).await.unwrap().expect(201);
+    let _ = Api::send(again).await.unwrap().expect(201);
     rail.arrived("/", 10).await;
     rail.end().await;
 }
@@ -174,6 +174,12 @@ async fn past_the_hard_limit_a_day_is_dropped_visibly_and_the_feeds_go_on() {
     rail.stack.append_past(95, "paused.x", 3).await;
     past(&rail, 80, "away.x", 1).await;
     park_before(&rail, &away, missed).await;
+    // It is owed what it missed, whatever it wants now, and whatever history is asked for.
+    let path = format!("/consumer-groups/away/endpoints/{}", away.id);
+    let other = rail.api.request("PATCH", &path).json(&json!({ "event_types": ["other.x"] }));
+    let _ = Api::send(other).await.unwrap().expect(200);
+    let back = json!({ "group": "away", "start_id": "0" });
+    let _ = rail.api.post("/consumer-groups/set-cursor", &back).await.expect(200);
     let _ = rail.api.post("/consumer-groups/paused/pause", &json!({})).await.expect(200);
     rail.add_dispatcher(&OFF).await;
     rail.arrived("/slow", 1).await;
@@ -205,8 +211,8 @@ async fn past_the_hard_limit_a_day_is_dropped_visibly_and_the_feeds_go_on() {
     let _ = rail.api.post("/consumer-groups/paused/resume", &json!({})).await.expect(200);
     let enable = format!("/consumer-groups/away/endpoints/{}/enable", away.id);
     let _ = rail.api.post(&enable, &json!({})).await.expect(200);
-    for name in ["slow", "away", "paused"] {
-        rail.api.post_event(&format!("{name}.x"), "test", json!(1)).await;
+    for event_type in ["slow.x", "other.x", "paused.x"] {
+        rail.api.post_event(event_type, "test", json!(1)).await;
     }
     rail.arrived("/slow", 2).await;
     rail.arrived("/away", 2).await;

@@ -187,7 +187,8 @@ async fn resolve(connection: &mut PgConnection, target: CursorTarget, end: i64) 
 
 /// Going back: the live feed brings history under a new ask; so do the catch-ups that reach beyond the new
 /// position, of their intervals. What a catch-up has brought, or somebody has skipped, the live feed brings. What
-/// is parked stays parked, from the new position on, or from earlier if it was.
+/// is parked stays parked, from the new position on, or from earlier if it was. What was not settled yet, or was parked,
+/// is still owed to those who were subscribed at the event, whatever they want now: above `owed_from`.
 async fn uncover_history(
     change: &mut PgConnection,
     live: Live,
@@ -202,6 +203,7 @@ async fn uncover_history(
              order by id for update
          )
          update feed f set epoch = f.epoch + 1, ask = $4, as_of_position = $4, resend_id = $5, only_missing = $6,
+                owed_from = greatest(f.owed_from, f.settled_position),
                 from_position = case when f.id = $2 then $3 else f.from_position end,
                 settled_position = case when f.id = $2 then $3
                                         else least(f.settled_position, greatest(f.from_position, $3)) end
@@ -226,9 +228,13 @@ async fn uncover_history(
          ), cut as (
              update parked p set to_position = $2 from ended x where p.id = x.id and x.from_position < $2
          )
-         update parked p set from_position = $2 from endpoint e
-         where e.id = p.endpoint_id and e.group_id = $1 and p.to_position is null and p.from_position > $2";
-    sqlx::query(ended).bind(live.group_id).bind(position).execute(change).await.map(drop)
+         update parked p set from_position = $2,
+                -- What is not settled, and before it was parked, the live feed owed.
+                owed_from = least(f.owed_from, greatest(p.owed_from, p.from_position))
+         from endpoint e, feed f
+         where e.id = p.endpoint_id and e.group_id = $1 and f.id = $3 and p.to_position is null and p.from_position > $2";
+    let ended = sqlx::query(ended).bind(live.group_id).bind(position).bind(live.id);
+    ended.execute(change).await.map(drop)
 }
 
 /// Going forward. Unless only what is missing is wanted, what lies before the new position is given up, for those

@@ -57,8 +57,8 @@ pub async fn park(pool: &PgPool, parkings: &[Parking]) -> sqlx::Result<()> {
     }
     let mut transaction = change::begin(pool).await?;
     sqlx::query(
-        "insert into parked (feed_id, endpoint_id, from_position, reason)
-         select f.id, e.id, p.position, case when p.disabled then 'disabled' else 'deferred' end
+        "insert into parked (feed_id, endpoint_id, from_position, owed_from, reason)
+         select f.id, e.id, p.position, f.owed_from, case when p.disabled then 'disabled' else 'deferred' end
          from unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::uuid[], $5::bool[])
               as p (feed_id, epoch, position, endpoint_id, disabled)
          join feed f on f.id = p.feed_id and f.epoch = p.epoch and f.status = 'active'
@@ -101,12 +101,12 @@ pub async fn unpark(pool: &PgPool) -> sqlx::Result<u64> {
              update parked p set to_position = greatest(here.position, p.from_position), closed_at = now()
              from here, endpoint e
              where p.id = any($1) and p.to_position is null and e.id = p.endpoint_id and e.status = 'active'
-             returning p.feed_id, p.endpoint_id, p.from_position, p.to_position
+             returning p.feed_id, p.endpoint_id, p.from_position, p.to_position, p.owed_from
          )
          insert into feed (group_id, kind, ask, endpoint_id, from_position, to_position, settled_position,
-             as_of_position, only_missing, resend_id)
+             as_of_position, owed_from, only_missing, resend_id)
          select f.group_id, 'catch_up', f.ask, c.endpoint_id, c.from_position, c.to_position, c.from_position,
-             f.as_of_position, f.only_missing, f.resend_id
+             f.as_of_position, greatest(c.owed_from, c.from_position), f.only_missing, f.resend_id
          from closed c join feed f on f.id = c.feed_id",
     )
     .bind(&ready)

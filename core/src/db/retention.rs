@@ -221,17 +221,17 @@ with kind as materialized (
     where e.status <> 'deleted'
 ), cursor as (
     select f.id, f.group_id, f.endpoint_id, f.ask, f.settled_position, f.to_position, f.only_missing,
-           coalesce(f.as_of_position, 0) as as_of, f.kind = 'live' as live, r.event_type, r.source
+           coalesce(f.as_of_position, 0) as as_of, f.owed_from, f.kind = 'live' as live, r.event_type, r.source
     from feed f left join replay r on r.id = f.replay_id
     where f.status = 'active' and f.kind <> 'redrive'
     union all
     select p.feed_id, e.group_id, e.id, f.ask, p.from_position, null, f.only_missing,
-           coalesce(f.as_of_position, 0), false, null, null
+           coalesce(f.as_of_position, 0), greatest(p.owed_from, p.from_position), false, null, null
     from parked p join endpoint e on e.id = p.endpoint_id join feed f on f.id = p.feed_id
     where p.to_position is null and e.status <> 'deleted'
 ), claim as materialized (
-    select c.id as feed_id, c.ask, c.settled_position, c.to_position as ends_at, c.only_missing, c.as_of, c.live,
-           w.*
+    select c.id as feed_id, c.ask, c.settled_position, c.to_position as ends_at, c.only_missing, c.as_of,
+           c.owed_from, c.live, w.*
     from cursor c
     join endpoint e on e.id = c.endpoint_id or c.endpoint_id is null and e.group_id = c.group_id
     join wish w on w.endpoint_id = e.id
@@ -244,8 +244,10 @@ with kind as materialized (
                 and coalesce(v.group_id, 0) = coalesce(c.group_id, 0)
                 and v.id >= day_floor($1) and v.id < day_floor($1 + 1)
     where v.position > c.settled_position and (c.ends_at is null or v.position <= c.ends_at)
-      and c.from_position < greatest(v.position, c.as_of)
-      and (c.to_position is null or c.to_position >= greatest(v.position, c.as_of))
+      and (c.from_position < greatest(v.position, c.as_of)
+           and (c.to_position is null or c.to_position >= greatest(v.position, c.as_of))
+           or v.position > c.owed_from and c.from_position < v.position
+           and (c.to_position is null or c.to_position >= v.position))
       and not (c.live and exists (
           select from parked p where p.endpoint_id = c.endpoint_id and p.from_position < v.position
              and (p.to_position is null or p.to_position >= v.position)))
@@ -261,7 +263,7 @@ with kind as materialized (
       and d.status in ('pending', 'retrying')
 )
 select feed_id, endpoint_id, min(position) - 1 as from_position, max(position) as to_position,
-       count(*) as events
+       count(distinct position) as events
 from owed group by feed_id, endpoint_id order by feed_id, endpoint_id";
 
 /// Drops a day all the same, with what was counted as a row for each feed and endpoint: cursors step over it,

@@ -7,6 +7,7 @@ use sqlx::{PgConnection, PgExecutor};
 use crate::feed::{FeedKind, GoesBack, Selection};
 use crate::group::GroupName;
 use crate::ids::{EndpointId, ReplayId};
+use crate::protocol::Addressed;
 
 /// A feed that the relay serves.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,10 +21,19 @@ pub struct Feed {
     /// The one endpoint of a feed that is not live.
     pub endpoint_id: Option<EndpointId>,
     pub goes_back: Option<GoesBack>,
+    /// What is above this was still owed, to those who were subscribed at the event, when the feed went back.
+    pub owed_from: Option<i64>,
     /// What a replay or redrive picks out.
     pub selection: Option<Selection>,
     pub to_position: Option<i64>,
     pub settled_position: i64,
+}
+
+impl Feed {
+    /// Whom it addresses.
+    pub fn addressed(&self) -> Addressed {
+        Addressed { as_of: self.goes_back.map(|back| back.as_of), owed_from: self.owed_from }
+    }
 }
 
 /// An endpoint's interval of the log, with its filter as text.
@@ -65,6 +75,7 @@ struct FeedRow {
     ask: i64,
     endpoint_id: Option<EndpointId>,
     as_of_position: Option<i64>,
+    owed_from: Option<i64>,
     only_missing: bool,
     resend_id: Option<ReplayId>,
     replay_id: Option<ReplayId>,
@@ -102,6 +113,7 @@ impl FeedRow {
                 only_missing: self.only_missing,
                 resend: self.resend_id,
             }),
+            owed_from: self.owed_from,
             selection,
             to_position: self.to_position,
             settled_position: self.settled_position,
@@ -117,8 +129,8 @@ pub async fn read(connection: &mut PgConnection) -> sqlx::Result<Snapshot> {
     let version = version(&mut *connection).await?;
     let feeds: Vec<FeedRow> = sqlx::query_as(
         "select f.id, f.group_id, g.name as group_name, f.kind, f.epoch, f.ask, f.endpoint_id,
-                f.as_of_position, f.only_missing, f.resend_id, f.replay_id, f.to_position, f.settled_position,
-                r.event_type, r.source, r.error, r.rate_per_second
+                f.as_of_position, f.owed_from, f.only_missing, f.resend_id, f.replay_id, f.to_position,
+                f.settled_position, r.event_type, r.source, r.error, r.rate_per_second
          from feed f join consumer_group g on g.id = f.group_id left join replay r on r.id = f.replay_id
          where f.status = 'active'",
     )

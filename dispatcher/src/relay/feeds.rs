@@ -208,6 +208,7 @@ mod tests {
             ask: 1,
             endpoint_id: None,
             goes_back: None,
+            owed_from: None,
             selection: None,
             to_position: None,
             settled_position: 100,

@@ -7,7 +7,7 @@ use eventrail_core::db::tail::LoggedEvent;
 use eventrail_core::db::topology::{Feed, Snapshot};
 use eventrail_core::ids::EndpointId;
 use eventrail_core::matching::Filter;
-use eventrail_core::protocol::{addressed_at, covers};
+use eventrail_core::protocol::{Addressed, covers};
 
 /// Answers of the memo are dropped when it holds this many event types and sources.
 const MEMO_LIMIT: usize = 20_000;
@@ -67,19 +67,19 @@ impl Topology {
         }
     }
 
-    /// Calls `owed` with group and endpoint for each subscription that covers the position and matches the
-    /// event, parked or not.
+    /// Calls `owed` with group and endpoint for each subscription that is addressed and matches the event, parked or
+    /// not: more than once for an endpoint that had several.
     fn each_subscriber(
         &mut self,
         event: &LoggedEvent,
-        position: i64,
+        addressed: Addressed,
         mut owed: impl FnMut(&Self, i64, EndpointId),
     ) {
         let matching = self.matching(event);
         for &index in matching.iter() {
             let subscription = &self.subscriptions[index];
             let concerned = event.group_id.is_none_or(|group| group == subscription.group_id);
-            if concerned && covers(subscription.from, subscription.to, position) {
+            if concerned && addressed.covers(subscription.from, subscription.to, event.position) {
                 owed(self, subscription.group_id, subscription.endpoint_id);
             }
         }
@@ -88,7 +88,7 @@ impl Topology {
     /// The targets of the event in every group's live feed, by group.
     pub(super) fn live_targets(&mut self, event: &LoggedEvent) -> HashMap<i64, Vec<EndpointId>> {
         let mut targets: HashMap<i64, Vec<EndpointId>> = HashMap::new();
-        self.each_subscriber(event, event.position, |topology, group, endpoint| {
+        self.each_subscriber(event, Addressed::default(), |topology, group, endpoint| {
             if !topology.is_parked(endpoint, event.position) {
                 targets.entry(group).or_default().push(endpoint);
             }
@@ -97,19 +97,19 @@ impl Topology {
     }
 
     /// The targets of the event in one feed. One that goes back addresses, up to the position at which it was
-    /// asked for, those who were subscribed then.
+    /// asked for, those who were subscribed then, and those whom it still owed it when it went back.
     pub(super) fn targets(&mut self, feed: &Feed, event: &LoggedEvent) -> Vec<EndpointId> {
         let mut targets = Vec::new();
         if feed.selection.as_ref().is_some_and(|wanted| !wanted.matches(&event.event_type, &event.source)) {
             return targets;
         }
-        let at = addressed_at(event.position, feed.goes_back.map(|back| back.as_of));
-        self.each_subscriber(event, at, |topology, group, endpoint| {
+        self.each_subscriber(event, feed.addressed(), |topology, group, endpoint| {
             let wanted = match feed.endpoint_id {
                 Some(only) => endpoint == only,
                 None => group == feed.group_id && !topology.is_parked(endpoint, event.position),
             };
-            if wanted {
+            let is_named = feed.owed_from.is_some() && targets.contains(&endpoint);
+            if wanted && !is_named {
                 targets.push(endpoint);
             }
         });
@@ -152,7 +152,7 @@ impl Topology {
 mod tests {
     use super::*;
     use eventrail_core::db::topology::{ParkedRow, SubscriptionRow};
-    use eventrail_core::feed::FeedKind;
+    use eventrail_core::feed::{FeedKind, GoesBack};
     use eventrail_core::ids::EventId;
 
     fn event(position: i64, event_type: &str) -> LoggedEvent {
@@ -221,6 +221,41 @@ mod tests {
     }
 
     #[test]
+    fn a_feed_that_goes_back_still_owes_what_it_owed() {
+        let (narrowed, moved) = (EndpointId::generate(), EndpointId::generate());
+        let snapshot = Snapshot {
+            version: 1,
+            feeds: Vec::new(),
+            subscriptions: vec![
+                subscription(narrowed, 1, 0, Some(20), &[]),
+                subscription(narrowed, 1, 20, None, &["x.*"]),
+                subscription(moved, 1, 0, Some(20), &["a"]),
+                subscription(moved, 1, 20, None, &["a", "x.*"]),
+            ],
+            parked: Vec::new(),
+        };
+        let mut topology = Topology::new(&snapshot);
+        let feed = Feed {
+            id: 1,
+            group_id: 1,
+            group: "orders".parse().unwrap(),
+            kind: FeedKind::Live,
+            epoch: 1,
+            ask: 30,
+            endpoint_id: None,
+            goes_back: Some(GoesBack { as_of: 30, only_missing: false, resend: None }),
+            owed_from: Some(10),
+            selection: None,
+            to_position: None,
+            settled_position: 0,
+        };
+        assert_eq!(topology.targets(&feed, &event(10, "a")), [moved], "history is for those of now");
+        assert_eq!(topology.targets(&feed, &event(11, "a")), [narrowed, moved], "each once");
+        assert_eq!(topology.targets(&feed, &event(11, "x.y")), [narrowed, moved]);
+        assert_eq!(topology.targets(&feed, &event(25, "a")), [moved]);
+    }
+
+    #[test]
     fn a_catch_up_brings_its_endpoint_what_was_parked() {
         let endpoint = EndpointId::generate();
         let snapshot = Snapshot {
@@ -245,6 +280,7 @@ mod tests {
             ask: 1,
             endpoint_id: Some(endpoint),
             goes_back: None,
+            owed_from: None,
             selection: None,
             to_position: Some(9),
             settled_position: 5,

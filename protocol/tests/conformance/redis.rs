@@ -1,12 +1,13 @@
 //! The scripts and commands of `core::rail`, held against `eventrail_protocol::redis`.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use chrono::{TimeDelta, Utc};
 use eventrail_core::group::GroupName;
 use eventrail_core::ids::{EndpointId, EventId};
 use eventrail_core::rail::entry::{self, Read};
-use eventrail_core::rail::intake::{self, From};
+use eventrail_core::rail::intake::{self, From, IdleFor};
 use eventrail_core::rail::keys::{CONSUMER_GROUP, Keys};
 use eventrail_core::rail::schedule::{self, Change, Member};
 use eventrail_core::rail::stream;
@@ -147,13 +148,15 @@ impl Pair {
     async fn take_over(&mut self, key: Key, me: u8) -> String {
         let (name, consumer) = (self.name(key), self.consumers[usize::from(me)].clone());
         let (redis, keys) = (&mut self.redis, &self.keys);
-        let taken =
-            intake::take_over(redis, keys, &name, &consumer, Duration::ZERO, LONG, 100).await.unwrap();
+        let idle = IdleFor { of_dead: Duration::ZERO, of_living: LONG };
+        // Those who died have signed off: nobody need be missed twice.
+        let missed = HashSet::new();
+        let taken = intake::take_over(redis, keys, &name, &consumer, &missed, idle, 100).await.unwrap();
         let mut modelled = Vec::new();
         while let Some(one) = self.model.take_over(key, me) {
             modelled.push(plain(&one));
         }
-        let mut taken = self.entries(&taken);
+        let mut taken = self.entries(&taken.reads);
         taken.sort_unstable();
         assert_eq!(taken, modelled, "{key:?}");
         format!("{me} takes over {key:?}")
@@ -384,6 +387,7 @@ fn feed((id, epoch): Key) -> Feed {
         ask: 1,
         endpoint: None,
         as_of: None,
+        owed_from: None,
         only_missing: false,
         from: 0,
         to: None,

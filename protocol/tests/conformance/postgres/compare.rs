@@ -11,6 +11,9 @@ use eventrail_protocol::world::Set;
 use super::{ENDPOINTS, Pair};
 use crate::number;
 
+/// A row of `parked`: endpoint, from, to, owed from, skipped.
+type Interval = (EndpointId, i64, Option<i64>, Option<i64>, bool);
+
 impl Pair {
     /// Both must be the same now.
     pub(super) async fn compare(&self, seed: u64, done: &[String]) {
@@ -23,14 +26,23 @@ impl Pair {
         let events = self.model.events.iter().map(|event| (i64::from(event.position), event.id));
         assert_eq!(real, events.collect::<Vec<_>>(), "events: {after}");
         assert_eq!(self.real_feeds().await, self.modelled_feeds(), "feeds: {after}");
-        let all = "select endpoint_id, from_position, to_position, skipped from parked";
-        let rows: Vec<(EndpointId, i64, Option<i64>, bool)> =
-            sqlx::query_as(all).fetch_all(&self.pool).await.unwrap();
-        let mut real: Vec<_> =
-            rows.into_iter().map(|(id, from, to, skipped)| (self.number(id), from, to, skipped)).collect();
+        let all = "select endpoint_id, from_position, to_position, owed_from, skipped from parked";
+        let rows: Vec<Interval> = sqlx::query_as(all).fetch_all(&self.pool).await.unwrap();
+        let mut real: Vec<_> = rows
+            .into_iter()
+            .map(|(id, from, to, owed, skipped)| (self.number(id), from, to, owed, skipped))
+            .collect();
         let parked = self.model.parked.iter();
         let mut modelled: Vec<_> = parked
-            .map(|one| (one.endpoint, i64::from(one.from), one.to.map(i64::from), one.skipped))
+            .map(|one| {
+                (
+                    one.endpoint,
+                    i64::from(one.from),
+                    one.to.map(i64::from),
+                    one.owed_from.map(i64::from),
+                    one.skipped,
+                )
+            })
             .collect();
         real.sort_unstable();
         modelled.sort_unstable();
@@ -66,19 +78,31 @@ impl Pair {
     }
 
     async fn real_feeds(&self) -> Vec<String> {
-        type Row =
-            (i64, String, i64, i64, Option<EndpointId>, Option<i64>, bool, i64, Option<i64>, i64, String);
+        type Row = (
+            i64,
+            String,
+            i64,
+            i64,
+            Option<EndpointId>,
+            Option<i64>,
+            Option<i64>,
+            bool,
+            i64,
+            Option<i64>,
+            i64,
+            String,
+        );
         let rows: Vec<Row> = sqlx::query_as(
-            "select id, kind, epoch, ask, endpoint_id, as_of_position, only_missing, from_position, to_position,
+            "select id, kind, epoch, ask, endpoint_id, as_of_position, owed_from, only_missing, from_position, to_position,
                     settled_position, status from feed order by id",
         )
         .fetch_all(&self.pool)
         .await
         .unwrap();
         rows.into_iter()
-            .map(|(id, kind, epoch, ask, endpoint, as_of, only_missing, from, to, settled, status)| {
+            .map(|(id, kind, epoch, ask, endpoint, as_of, owed, only_missing, from, to, settled, status)| {
                 let (id, endpoint) = (number(&self.feeds, &id), endpoint.map(|id| self.number(id)));
-                format!("{id} {kind} {epoch} {ask} {endpoint:?} {as_of:?} {only_missing} {from} {to:?} {settled} {status}")
+                format!("{id} {kind} {epoch} {ask} {endpoint:?} {as_of:?} {owed:?} {only_missing} {from} {to:?} {settled} {status}")
             })
             .collect()
     }
@@ -91,10 +115,10 @@ impl Pair {
                 Kind::Replay => "replay",
             };
             let status = format!("{:?}", feed.state).to_lowercase();
-            let Feed { id, epoch, ask, endpoint, as_of, .. } = feed;
+            let Feed { id, epoch, ask, endpoint, as_of, owed_from: owed, .. } = feed;
             let (only_missing, from, to, settled) = (feed.only_missing, feed.from, feed.to, feed.settled);
             format!(
-                "{id} {kind} {epoch} {ask} {endpoint:?} {as_of:?} {only_missing} {from} {to:?} {settled} {status}"
+                "{id} {kind} {epoch} {ask} {endpoint:?} {as_of:?} {owed:?} {only_missing} {from} {to:?} {settled} {status}"
             )
         };
         self.model.feeds.iter().map(feed).collect()
