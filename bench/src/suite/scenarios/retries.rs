@@ -52,7 +52,7 @@ pub(super) fn mean(values: &[f64]) -> f64 {
 }
 
 /// Events are delivered from a backlog; then their rows are made to say that a first attempt failed and the second
-/// is due now, as after an endpoint's bad hour, and another dispatcher is started.
+/// is due in a few seconds, all within a tenth of one, and another dispatcher is started before that.
 pub(super) async fn storm(context: &Context<'_>) -> anyhow::Result<Outcome> {
     let events = context.sized(100_000).max(100);
     let mut outcome = Outcome::new(format!("{events} events of 1 KiB, delivered, then due as retries"));
@@ -96,7 +96,7 @@ fn backlog_cpu(outcome: &Outcome) -> f64 {
     parts.iter().filter_map(|part| outcome.cpu_us.get(*part)).sum::<f64>() / 1000.0
 }
 
-/// Once nothing of it is under way, says of each delivery that it waits for its second attempt since now.
+/// Once nothing of it is under way, says of each delivery when it waits for its second attempt.
 async fn fall_due(stage: &mut Stage<'_>, backlog: &Run) -> anyhow::Result<()> {
     let database = stage.database()?;
     let settled = async {
@@ -116,8 +116,8 @@ async fn fall_due(stage: &mut Stage<'_>, backlog: &Run) -> anyhow::Result<()> {
     stage.system.stop_dispatcher().await?;
     let ids: Vec<_> = backlog.posted.ids.iter().map(|id| id.0).collect();
     let changed = sqlx::query(
-        "update delivery set status = 'retrying', next_attempt_at = now(), last_status_code = 503,
-                last_error = 'status'
+        "update delivery set status = 'retrying', last_status_code = 503, last_error = 'status',
+                next_attempt_at = now() + interval '8 seconds' + random() * interval '100 milliseconds'
          where event_id = any($1) and status = 'delivered'",
     )
     .bind(&ids)
