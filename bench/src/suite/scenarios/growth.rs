@@ -33,7 +33,7 @@ pub(super) async fn idle_groups(context: &Context<'_>) -> anyhow::Result<Outcome
     stage.make_each(bodies.collect(), 8).await?;
     let beside = rate_of_rounds(context, &mut stage, events, &mut outcome).await?;
     outcome.push(Figure::deliveries("10 busy groups", alone));
-    outcome.push(Figure::deliveries(&format!("beside {idle} idle ones"), beside));
+    outcome.push(Figure::deliveries("beside idle groups", beside));
     outcome.push(Figure::new("beside to alone", beside / alone.max(1e-6), "x").with(Target::AtLeast(0.9)));
     outcome.memory_mib = stage.memory();
     Ok(outcome)
@@ -65,7 +65,7 @@ pub(super) async fn many_endpoints(context: &Context<'_>) -> anyhow::Result<Outc
     context.say(&format!("posting {events} events for {endpoints} endpoints each"));
     let run = stage.closed(Load { batch: 10, ..Load::in_batches(events) }).await?;
     run.count_in(&mut outcome);
-    outcome.push(Figure::deliveries(&format!("{endpoints} endpoints"), run.per_second()));
+    outcome.push(Figure::deliveries("deliveries", run.per_second()));
     outcome.push(Figure::new("processor", run.cpu_ms(), "ms"));
     outcome.memory_mib = stage.memory();
     Ok(outcome)
