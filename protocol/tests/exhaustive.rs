@@ -32,35 +32,35 @@ macro_rules! setups {
 }
 
 setups! {
-    nothing_goes_wrong: 500, {}, { events: 2, failures: 1 };
-    two_crashes: 1000, {}, { events: 2, crashes: 2 };
-    a_flush: 1000, {}, { events: 2, flushes: 1 };
-    a_flush_and_a_crash: 1000, {}, { events: 2, flushes: 1, crashes: 1 };
-    a_failure_and_a_crash: 1000, {}, { events: 1, failures: 2, crashes: 1, flushes: 1 };
-    two_relays: 1000, { relays: 2, dispatchers: 1 }, { events: 2 };
-    two_relays_and_a_flush: 1000, { relays: 2, dispatchers: 1 }, { events: 2, flushes: 1 };
-    a_rollback: 1000, {}, { events: 2, rollbacks: 1 };
-    a_rollback_and_two_relays: 1000, { relays: 2, dispatchers: 1 }, { events: 2, rollbacks: 1 };
-    lost_settles: 1000, {}, { events: 2, failures: 1, lost_settles: 1 };
-    an_outage: 1000, { slow_commits: true }, { events: 2, failures: 1, outages: 1 };
-    two_endpoints: 1000, { endpoints: 2 }, { events: 1, failures: 1, crashes: 1 };
-    a_filter: 1000, { dispatchers: 1 }, { events: 2, filters: 2, flushes: 1 };
-    switched_off: 1000, { dispatchers: 1 }, { events: 2, disables: 1 };
-    switched_off_and_a_crash: 1000, { dispatchers: 1 }, { events: 2, disables: 1, crashes: 1 };
-    switched_off_and_a_flush: 1000, { dispatchers: 1 }, { events: 1, disables: 1, flushes: 1 };
-    deferred: 1000, {}, { events: 2, deferrals: 1 };
-    a_replay: 1000, {}, { events: 2, replays: 1 };
-    a_replay_and_a_crash: 1000, {}, { events: 1, replays: 1, crashes: 1, failures: 1 };
-    only_what_is_missing: 1000, { only_missing: true }, { events: 1, replays: 1, crashes: 1, failures: 1 };
-    moved_back: 1000, {}, { events: 2, resets: 1 };
-    moved_back_and_a_flush: 1000, { dispatchers: 1 }, { events: 2, resets: 1, flushes: 1 };
-    moved_back_and_two_relays: 1000, { dispatchers: 1, relays: 2 }, { events: 1, resets: 1 };
-    moved_back_while_parked: 1000, { dispatchers: 1 }, { events: 1, resets: 1, disables: 1 };
-    moved_to_the_end: 1000, {}, { events: 2, skips: 1 };
-    moved_to_the_end_while_parked: 1000, { dispatchers: 1 }, { events: 1, skips: 1, disables: 1 };
-    moved_back_with_another_filter: 1000, { dispatchers: 1, batch: 1 }, { events: 2, resets: 1, filters: 2 };
-    narrowed_and_moved_back_while_parked: 1000, { dispatchers: 1 }, { events: 1, resets: 1, filters: 1, disables: 1 };
-    back_and_to_the_end: 1000, { dispatchers: 1 }, { events: 2, skips: 1, resets: 1 };
+    nothing_goes_wrong: 898, {}, { events: 2, failures: 1 };
+    two_crashes: 3_267, {}, { events: 2, crashes: 2 };
+    a_flush: 8_624, {}, { events: 2, flushes: 1 };
+    a_flush_and_a_crash: 55_074, {}, { events: 2, flushes: 1, crashes: 1 };
+    a_failure_and_a_crash: 46_108, {}, { events: 1, failures: 2, crashes: 1, flushes: 1 };
+    two_relays: 12_976, { relays: 2, dispatchers: 1 }, { events: 2 };
+    two_relays_and_a_flush: 151_624, { relays: 2, dispatchers: 1 }, { events: 2, flushes: 1 };
+    a_rollback: 15_711, {}, { events: 2, rollbacks: 1 };
+    a_rollback_and_two_relays: 447_500, { relays: 2, dispatchers: 1 }, { events: 2, rollbacks: 1 };
+    lost_settles: 6_361, {}, { events: 2, failures: 1, lost_settles: 1 };
+    an_outage: 15_095, { slow_commits: true }, { events: 2, failures: 1, outages: 1 };
+    two_endpoints: 5_054, { endpoints: 2 }, { events: 1, failures: 1, crashes: 1 };
+    a_filter: 44_021, { dispatchers: 1 }, { events: 2, filters: 2, flushes: 1 };
+    switched_off: 79_686, { dispatchers: 1 }, { events: 2, disables: 1 };
+    switched_off_and_a_crash: 953_223, { dispatchers: 1 }, { events: 2, disables: 1, crashes: 1 };
+    switched_off_and_a_flush: 43_161, { dispatchers: 1 }, { events: 1, disables: 1, flushes: 1 };
+    deferred: 6_092, {}, { events: 2, deferrals: 1 };
+    a_replay: 31_079, {}, { events: 2, replays: 1 };
+    a_replay_and_a_crash: 66_637, {}, { events: 1, replays: 1, crashes: 1, failures: 1 };
+    only_what_is_missing: 69_609, { only_missing: true }, { events: 1, replays: 1, crashes: 1, failures: 1 };
+    moved_back: 1_741, {}, { events: 2, resets: 1 };
+    moved_back_and_a_flush: 4_121, { dispatchers: 1 }, { events: 2, resets: 1, flushes: 1 };
+    moved_back_and_two_relays: 2_958, { dispatchers: 1, relays: 2 }, { events: 1, resets: 1 };
+    moved_back_while_parked: 36_073, { dispatchers: 1 }, { events: 1, resets: 1, disables: 1 };
+    moved_to_the_end: 1_366, {}, { events: 2, skips: 1 };
+    moved_to_the_end_while_parked: 27_793, { dispatchers: 1 }, { events: 1, skips: 1, disables: 1 };
+    moved_back_with_another_filter: 122_967, { dispatchers: 1, batch: 1 }, { events: 2, resets: 1, filters: 2 };
+    narrowed_and_moved_back_while_parked: 603_844, { dispatchers: 1 }, { events: 1, resets: 1, filters: 1, disables: 1 };
+    back_and_to_the_end: 12_885, { dispatchers: 1 }, { events: 2, skips: 1, resets: 1 };
 }
 
 mod larger {
