@@ -6,7 +6,7 @@ use eventrail_protocol::explore::{Limits, explore};
 use eventrail_protocol::world::{Left, Setup};
 
 /// More of them do not fit into memory.
-const MOST_STATES: usize = 40_000_000;
+const MOST_STATES: usize = 10_000_000;
 
 #[track_caller]
 fn holds(setup: Setup, at_least: usize) {
@@ -73,8 +73,6 @@ mod larger {
         two_relays_a_flush_and_a_crash: 1000, { relays: 2, dispatchers: 1 }, { events: 2, flushes: 1, crashes: 1 };
         #[ignore = "takes minutes"]
         two_relays_and_three_events: 1000, { relays: 2, dispatchers: 1, window: 1, batch: 1 }, { events: 3, flushes: 1 };
-        #[ignore = "takes minutes"]
-        a_replay_a_flush_and_a_crash: 1000, {}, { events: 2, replays: 1, flushes: 1, crashes: 1 };
         #[ignore = "takes minutes"]
         two_replays_and_a_failure: 1000, {}, { events: 1, replays: 2, failures: 2, crashes: 1 };
         #[ignore = "takes minutes"]
