@@ -2,6 +2,7 @@
 
 use chrono::{DateTime, Utc};
 use sqlx::PgExecutor;
+use uuid::Uuid;
 
 use crate::group::GroupName;
 use crate::ids::{EndpointId, EventId};
@@ -16,28 +17,52 @@ pub struct Waiting {
     pub next_attempt_at: DateTime<Utc>,
 }
 
-/// Deliveries that somebody made due by hand (a retry, an endpoint enabled) in `[from, to)`: those whose time
-/// is that of their last change. Others of endpoints and groups as in [`falling_due`].
+/// Where reading goes on: after a delivery, in the order of their times and, of one instant, of their keys.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Place {
+    pub at: DateTime<Utc>,
+    event_id: Uuid,
+    endpoint_id: Uuid,
+}
+
+impl Place {
+    /// Before all that falls due at this instant.
+    pub fn before(at: DateTime<Utc>) -> Self {
+        Self { at, event_id: Uuid::nil(), endpoint_id: Uuid::nil() }
+    }
+
+    /// After this delivery.
+    pub fn after(delivery: &Waiting) -> Self {
+        Self {
+            at: delivery.next_attempt_at,
+            event_id: delivery.event_id.0,
+            endpoint_id: delivery.endpoint_id.0,
+        }
+    }
+}
+
+/// Deliveries after `from` that somebody made due by hand (a retry, an endpoint enabled) before `to`: those whose
+/// time is that of their last change. Others of endpoints and groups as in [`falling_due`].
 ///
 /// # Errors
 /// PostgreSQL is away.
 pub async fn made_due(
     executor: impl PgExecutor<'_>,
-    from: DateTime<Utc>,
+    from: Place,
     to: DateTime<Utc>,
     limit: i64,
 ) -> sqlx::Result<Vec<Waiting>> {
     due(executor, from, to, true, limit).await
 }
 
-/// Deliveries that fall due in `[from, to)`, the earliest first; those of disabled endpoints and paused
+/// Deliveries after `from` that fall due before `to`, the earliest first; those of disabled endpoints and paused
 /// groups stay where they are.
 ///
 /// # Errors
 /// PostgreSQL is away.
 pub async fn falling_due(
     executor: impl PgExecutor<'_>,
-    from: DateTime<Utc>,
+    from: Place,
     to: DateTime<Utc>,
     limit: i64,
 ) -> sqlx::Result<Vec<Waiting>> {
@@ -46,7 +71,7 @@ pub async fn falling_due(
 
 async fn due(
     executor: impl PgExecutor<'_>,
-    from: DateTime<Utc>,
+    from: Place,
     to: DateTime<Utc>,
     by_hand: bool,
     limit: i64,
@@ -54,15 +79,18 @@ async fn due(
     let rows: Vec<(EventId, EndpointId, i64, String, DateTime<Utc>)> = sqlx::query_as(
         "select d.event_id, d.endpoint_id, d.group_id, g.name, d.next_attempt_at
          from delivery d join endpoint e on e.id = d.endpoint_id join consumer_group g on g.id = d.group_id
-         where d.status in ('pending', 'retrying') and d.next_attempt_at >= $1 and d.next_attempt_at < $2
+         where d.status in ('pending', 'retrying') and d.next_attempt_at < $2
+           and (d.next_attempt_at, d.event_id, d.endpoint_id) > ($1, $5, $6)
            and (not $3 or d.next_attempt_at = d.updated_at)
            and e.status <> 'disabled' and g.deleted_at is null and g.paused_at is null
-         order by d.next_attempt_at limit $4",
+         order by d.next_attempt_at, d.event_id, d.endpoint_id limit $4",
     )
-    .bind(from)
+    .bind(from.at)
     .bind(to)
     .bind(by_hand)
     .bind(limit)
+    .bind(from.event_id)
+    .bind(from.endpoint_id)
     .fetch_all(executor)
     .await?;
     let waiting = |(event_id, endpoint_id, group_id, group, next_attempt_at): (_, _, _, String, _)| {

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, TimeDelta, Utc};
-use eventrail_core::db::waiting::{self, Waiting};
+use eventrail_core::db::waiting::{self, Place, Waiting};
 use eventrail_core::group::GroupName;
 use eventrail_core::rail::keys::Keys;
 use eventrail_core::rail::ready::Hint;
@@ -28,10 +28,10 @@ const SWEEP_EVERY: Duration = Duration::from_secs(3);
 #[derive(Default)]
 pub(super) struct Loader {
     /// Up to here all was loaded; `None` before the first pass.
-    loaded_to: Option<DateTime<Utc>>,
+    loaded_to: Option<Place>,
     next_sweep: Option<Instant>,
     /// Where the sweep stands; it goes round.
-    swept_to: Option<DateTime<Utc>>,
+    swept_to: Option<Place>,
     /// Deliveries that were made due by hand, as they were then: each is hastened once.
     hastened: HashMap<Member, DateTime<Utc>>,
 }
@@ -52,17 +52,14 @@ impl Loader {
         let now = clock::now();
         let mut groups = HashMap::new();
         let horizon = now + HORIZON;
-        let mut from = self.loaded_to.unwrap_or(now - OVERDUE);
+        let mut from = self.loaded_to.unwrap_or(Place::before(now - OVERDUE));
         for _ in 0..READS {
             let rows = waiting::falling_due(pool, from, horizon, BATCH).await?;
             add(redis, keys, &rows, &mut groups).await?;
-            match rows.last() {
-                // Rows of the same instant may remain; they are read again, which changes nothing.
-                Some(last) if rows.len() as i64 == BATCH && last.next_attempt_at > from => {
-                    from = last.next_attempt_at;
-                }
-                _ => {
-                    from = horizon;
+            match next(&rows) {
+                Some(place) => from = place,
+                None => {
+                    from = Place::before(horizon);
                     break;
                 }
             }
@@ -89,13 +86,10 @@ impl Loader {
         groups: &mut HashMap<i64, GroupName>,
     ) -> anyhow::Result<()> {
         for _ in 0..READS {
-            let from = self.swept_to.unwrap_or(DateTime::UNIX_EPOCH);
+            let from = self.swept_to.unwrap_or(Place::before(DateTime::UNIX_EPOCH));
             let rows = waiting::falling_due(pool, from, now - OVERDUE, BATCH).await?;
             add(redis, keys, &rows, groups).await?;
-            let last = rows.last().filter(|_| rows.len() as i64 == BATCH).map(|last| last.next_attempt_at);
-            // A batch of one instant is passed over whole, or the sweep would never leave it.
-            self.swept_to =
-                last.map(|last| if last > from { last } else { last + TimeDelta::microseconds(1) });
+            self.swept_to = next(&rows);
             if self.swept_to.is_none() {
                 break;
             }
@@ -113,7 +107,13 @@ impl Loader {
         groups: &mut HashMap<i64, GroupName>,
     ) -> anyhow::Result<()> {
         self.hastened.retain(|_, at| *at > now - RECENT * 2);
-        let rows = waiting::made_due(pool, now - RECENT, now + RECENT, BATCH).await?;
+        let (mut rows, mut from) = (Vec::new(), Some(Place::before(now - RECENT)));
+        for _ in 0..READS {
+            let Some(place) = from else { break };
+            let read = waiting::made_due(pool, place, now + RECENT, BATCH).await?;
+            from = next(&read);
+            rows.extend(read);
+        }
         let mut pipeline = redis::pipe();
         for row in rows {
             let member = Member { event_id: row.event_id, endpoint_id: row.endpoint_id };
@@ -128,6 +128,11 @@ impl Loader {
         }
         Ok(())
     }
+}
+
+/// Where to read on, unless this was the last of it.
+fn next(rows: &[Waiting]) -> Option<Place> {
+    rows.last().filter(|_| rows.len() as i64 == BATCH).map(Place::after)
 }
 
 async fn add(

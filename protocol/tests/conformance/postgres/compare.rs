@@ -184,7 +184,8 @@ impl Pair {
     /// What falls due, and who is to be parked.
     async fn compare_questions(&self, after: &str) {
         let ages = TimeDelta::days(1000);
-        let due = waiting::falling_due(&self.pool, Utc::now() - ages, Utc::now() + ages, 1000).await.unwrap();
+        let (from, to) = (waiting::Place::before(Utc::now() - ages), Utc::now() + ages);
+        let due = waiting::falling_due(&self.pool, from, to, 1000).await.unwrap();
         let real: BTreeSet<(u8, u8)> =
             due.iter().map(|one| (self.events.number(one.event_id), self.number(one.endpoint_id))).collect();
         let rows = self.model.rows.iter().map(|row| (row.event, row.endpoint));
