@@ -41,6 +41,8 @@ pub(crate) struct Lane {
     pub(crate) breaker: Breaker,
     /// The receiver asked to be left alone until then.
     pub(crate) quiet_until: Option<Instant>,
+    /// It held up others lately.
+    pub(crate) lags_until: Option<Instant>,
 }
 
 impl Lane {
@@ -69,6 +71,12 @@ impl Lane {
 
     pub(crate) fn is_empty(&self) -> bool {
         self.waiting.is_empty() && self.background.is_empty()
+    }
+
+    /// Whether it held up others lately, and still has something to do.
+    pub(crate) fn lags(&self, now: Instant) -> bool {
+        let is_busy = self.in_flight > 0 || !self.waiting.is_empty();
+        is_busy && self.lags_until.is_some_and(|until| until > now)
     }
 
     pub(crate) fn take(&mut self) -> Option<Work> {

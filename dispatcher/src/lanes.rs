@@ -21,6 +21,9 @@ use crate::work::{Origin, Work};
 /// Work that waits for one endpoint before its feed is left unread.
 pub(crate) const SOFT_LIMIT: usize = 256;
 
+/// How long an endpoint that held up others is remembered.
+const LAGS_FOR: Duration = Duration::from_secs(5);
+
 /// What became of work that was put into a lane.
 pub(crate) enum Put {
     /// It waits for its turn, which comes soon.
@@ -261,6 +264,18 @@ impl Lanes {
         away
     }
 
+    /// The endpoint holds up others, and will for a while.
+    pub(crate) fn note_lag(&mut self, endpoint: EndpointId, now: Instant) {
+        if let Some(lane) = self.lanes.get_mut(&endpoint) {
+            lane.lags_until = Some(now + LAGS_FOR);
+        }
+    }
+
+    /// Whether the endpoint held up others lately, and has not caught up.
+    pub(crate) fn lags(&self, endpoint: EndpointId, now: Instant) -> bool {
+        self.lanes.get(&endpoint).is_some_and(|lane| lane.lags(now))
+    }
+
     /// Lanes that wait for turns of a shared rate, and how many each can use. Each is answered by
     /// [`Self::grant`].
     pub(crate) fn want_turns(&mut self, now: Instant) -> Vec<(EndpointId, usize)> {
@@ -291,20 +306,14 @@ impl Lanes {
     }
 
     /// Takes out work that has waited too long, with when to come back, and lets lanes whose time has come
-    /// into the ring. `too_long` is asked only about work taken before `cutoff`. Lanes without anything to
-    /// remember are dropped.
-    pub(crate) fn sweep(
-        &mut self,
-        cutoff: Instant,
-        now: Instant,
-        too_long: impl Fn(&Work) -> bool,
-    ) -> Vec<(Work, Instant)> {
+    /// into the ring. Lanes without anything to remember are dropped.
+    pub(crate) fn sweep(&mut self, now: Instant, too_long: impl Fn(&Work) -> bool) -> Vec<(Work, Instant)> {
         let mut away = Vec::new();
         for (endpoint, lane) in &mut self.lanes {
             let back_at = lane.breaker.back_at(now).max(lane.quiet_until.unwrap_or(now)).max(now + PAUSE);
             for queue in [&mut lane.waiting, &mut lane.background] {
-                if queue.iter().any(|work| work.taken_at < cutoff) {
-                    away.extend(send_away(queue, back_at, |work| work.taken_at < cutoff && too_long(work)));
+                if queue.iter().any(&too_long) {
+                    away.extend(send_away(queue, back_at, &too_long));
                 }
             }
             Self::enter(&mut self.ring, *endpoint, lane);
@@ -438,7 +447,7 @@ mod tests {
         let (now, endpoint) = (Instant::now(), EndpointId::generate());
         let mut lanes = Lanes::new(512, now);
         let replayed = |now| {
-            let entry = HeldEntry::new("s".into(), 1, 1);
+            let entry = HeldEntry::new("s".into(), 1, 1, 1);
             Work { origin: Origin::Single(FeedKind::Replay, entry), ..work(endpoint, now) }
         };
         for _ in 0..100 {

@@ -97,7 +97,8 @@ pub(crate) async fn entries(
                 .collect();
             match events.get(&entry.event_id) {
                 Some(event) if !owed.is_empty() => {
-                    let held = HeldEntry::new(Arc::clone(stream), entry.position, owed.len());
+                    let held =
+                        HeldEntry::new(Arc::clone(stream), entry.position, entry.targets.len(), owed.len());
                     works.extend(owed.into_iter().map(|endpoint_id| Work {
                         event: Arc::clone(event),
                         endpoint_id,

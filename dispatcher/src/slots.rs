@@ -49,7 +49,8 @@ impl FeedSlot {
         }
     }
 
-    pub(crate) fn ring(&mut self, now: Instant) {
+    pub(crate) fn ring(&mut self, crowded: bool, now: Instant) {
+        self.feed.crowded = crowded;
         self.rung += 1;
         self.rung_at = now;
         self.ready = true;

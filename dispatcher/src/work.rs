@@ -1,8 +1,8 @@
 //! One event owed to one endpoint, on its way through this process.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::Instant;
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
 
 use eventrail_core::feed::FeedKind;
 use eventrail_core::group::GroupName;
@@ -18,6 +18,9 @@ pub(crate) struct HeldEntry {
     pub(crate) position: i64,
     owed: AtomicUsize,
     given_back: AtomicBool,
+    /// Half of all its targets, and when no more than that were owed.
+    half: usize,
+    half_done_at: OnceLock<Instant>,
 }
 
 /// What follows when one target of an entry is done with.
@@ -31,8 +34,29 @@ pub(crate) enum TargetDone {
 }
 
 impl HeldEntry {
-    pub(crate) fn new(stream: Arc<str>, position: i64, owed: usize) -> Arc<Self> {
-        Arc::new(Self { stream, position, owed: AtomicUsize::new(owed), given_back: AtomicBool::new(false) })
+    /// An entry for `targets` endpoints, of which `owed` have no outcome yet.
+    pub(crate) fn new(stream: Arc<str>, position: i64, targets: usize, owed: usize) -> Arc<Self> {
+        let entry = Self {
+            stream,
+            position,
+            owed: AtomicUsize::new(owed),
+            given_back: AtomicBool::new(false),
+            half: targets / 2,
+            half_done_at: OnceLock::new(),
+        };
+        entry.note_half_done(owed);
+        Arc::new(entry)
+    }
+
+    fn note_half_done(&self, owed: usize) {
+        if owed <= self.half {
+            self.half_done_at.get_or_init(Instant::now);
+        }
+    }
+
+    /// Whether it is so long ago that at least half of its targets were done: what is left of it lags behind.
+    pub(crate) fn is_half_done_for(&self, time: Duration, now: Instant) -> bool {
+        self.half_done_at.get().is_some_and(|at| now.duration_since(*at) >= time)
     }
 
     /// One target has its outcome recorded, or is given back without one.
@@ -40,7 +64,9 @@ impl HeldEntry {
         if !has_outcome {
             self.given_back.store(true, Ordering::Release);
         }
-        if self.owed.fetch_sub(1, Ordering::AcqRel) > 1 {
+        let before = self.owed.fetch_sub(1, Ordering::AcqRel);
+        self.note_half_done(before - 1);
+        if before > 1 {
             TargetDone::OthersRemain
         } else if self.given_back.load(Ordering::Acquire) {
             TargetDone::Release
@@ -61,7 +87,7 @@ pub(crate) enum Origin {
     Retry,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Work {
     pub(crate) event: Arc<Event>,
     pub(crate) endpoint_id: EndpointId,

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use eventrail_core::testing::{Answer, eventually_within};
+use eventrail_core::testing::{Answer, Endpoint, eventually_within};
 use serde_json::json;
 
 use crate::rail::{Rail, assert_exactly_once};
@@ -31,6 +31,64 @@ async fn a_receiver_that_hangs_delays_nobody_else() {
     let late = rail.arrived("/hanging", events.len()).await;
     rail.stack.assert_settled_within(crate::rail::LONG).await;
     assert_exactly_once(&late, &events, &hanging);
+    rail.end().await;
+}
+
+/// Four endpoints, of which the last holds its requests, and whose stream has room for 25 entries.
+async fn a_narrow_stream(timeout_ms: u32) -> (Rail, Vec<Endpoint>, Endpoint) {
+    let rail = Rail::start(&[("STREAM_WINDOW", "100")]).await;
+    let mut prompt = Vec::new();
+    for n in 0..3 {
+        prompt.push(rail.endpoint("default", &format!("/prompt/{n}")).await);
+    }
+    let held = rail.endpoint_with("default", "/held", json!({ "timeout_ms": timeout_ms })).await;
+    rail.receiver.always("/held", Answer::hold(200));
+    (rail, prompt, held)
+}
+
+#[tokio::test]
+async fn requests_under_way_to_one_endpoint_do_not_fill_the_stream() {
+    let (rail, prompt, held) = a_narrow_stream(60_000).await;
+    let events = rail.post("a.b", 500).await;
+    for (n, endpoint) in prompt.iter().enumerate() {
+        assert_exactly_once(&rail.arrived(&format!("/prompt/{n}"), events.len()).await, &events, endpoint);
+    }
+    let ended: i64 = rail.ask(&held, ATTEMPTS).await;
+    assert_eq!(ended, 0, "its requests are still held");
+
+    rail.receiver.always("/held", Answer::status(200));
+    rail.receiver.release();
+    let late = rail.arrived("/held", events.len()).await;
+    rail.stack.assert_settled_within(crate::rail::LONG).await;
+    assert_exactly_once(&late, &events, &held);
+    let attempts: i64 = rail.ask(&held, ATTEMPTS).await;
+    assert_eq!(attempts, events.len() as i64, "the outcomes of those handed over are recorded too");
+    rail.end().await;
+}
+
+#[tokio::test]
+async fn what_was_handed_over_by_a_dispatcher_that_died_is_tried_again() {
+    let (mut rail, prompt, held) = a_narrow_stream(15_000).await;
+    let events = rail.post("a.b", 20).await;
+    for n in 0..prompt.len() {
+        rail.arrived(&format!("/prompt/{n}"), events.len()).await;
+    }
+    rail.arrived("/held", events.len()).await;
+    rail.until_feed_settled("default").await;
+    let rows =
+        "select count(*) from delivery where endpoint_id = $1 and status = 'pending' and attempt_total = 0";
+    let handed_over: i64 = rail.ask(&held, rows).await;
+    assert_eq!(handed_over, events.len() as i64, "each is a row while its request is held");
+
+    rail.dispatchers.remove(0).kill9().await;
+    rail.receiver.always("/held", Answer::status(200));
+    rail.receiver.release();
+    rail.receiver.forget();
+    rail.add_dispatcher(&[]).await;
+    let again = rail.arrived("/held", events.len()).await;
+    rail.stack.assert_settled_within(crate::rail::LONG).await;
+    assert_exactly_once(&again, &events, &held);
+    assert_eq!(rail.receiver.count(), events.len(), "nothing else is sent again");
     rail.end().await;
 }
 

@@ -22,6 +22,9 @@ pub struct FeedRef {
     pub replay_id: Option<ReplayId>,
     pub goes_back: Option<GoesBack>,
     pub stream: String,
+    /// More than half of the stream's room is taken: what holds up its entries had better be moved to rows.
+    #[serde(default)]
+    pub crowded: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

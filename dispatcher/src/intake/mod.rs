@@ -30,20 +30,17 @@ use crate::slots::{FeedSlot, RetrySlot};
 use crate::work::{Origin, Work};
 use crate::{background, clock};
 use held::Held;
+use stragglers::Attempts;
 
 mod held;
 mod placing;
 mod retries;
+mod stragglers;
 mod streams;
 
 /// Entries in one read.
 const READ_COUNT: usize = 256;
-/// Work that waits longer than this for its endpoint is deferred: an entry is held no longer than this and
-/// one attempt.
-const HOLD: Duration = Duration::from_secs(5);
-/// The same where deferring would not help, since the endpoint is the feed's only one: given back then.
-const HOLD_SINGLE: Duration = Duration::from_secs(60);
-/// The longest that an entry is held: that, and the longest timeout of an attempt.
+/// The longest that an entry is held: the longest wait for an endpoint, and the longest timeout of an attempt.
 pub(crate) const LONGEST_HOLD: Duration = Duration::from_secs(60 + 60);
 /// Entries that a live consumer has held longer than this are taken over all the same. At least three times
 /// the longest hold and attempt.
@@ -83,6 +80,8 @@ pub(crate) struct Intake {
     /// Those of them that are leased from a retry ZSET.
     leased: HashMap<Member, Leased>,
     next_renewal: Instant,
+    /// Of live entries.
+    attempts: Attempts,
     /// Entries in hand.
     entries: HashSet<(Arc<str>, i64)>,
     most_held: usize,
@@ -110,6 +109,7 @@ impl Intake {
             held: Held::default(),
             leased: HashMap::new(),
             next_renewal: Instant::now(),
+            attempts: Attempts::default(),
             entries: HashSet::new(),
             most_held: (max_in_flight * 8).max(2 * HARD_LIMIT),
             tasks: JoinSet::new(),
@@ -197,8 +197,9 @@ impl Intake {
         match hint {
             Hint::Entries(feed) => {
                 let stream: Arc<str> = feed.stream.as_str().into();
+                let crowded = feed.crowded;
                 let slot = self.feeds.entry(Arc::clone(&stream)).or_insert_with(|| FeedSlot::new(feed, now));
-                slot.ring(now);
+                slot.ring(crowded, now);
                 self.read(&stream, now);
             }
             Hint::Retries { group_id, group } => {
@@ -212,6 +213,9 @@ impl Intake {
         match news {
             Settled::Released { members, entries } => {
                 for member in members {
+                    if self.attempts.is_handed_over(&member) {
+                        continue;
+                    }
                     self.held.release(&member);
                     self.leased.remove(&member);
                 }
@@ -235,23 +239,7 @@ impl Intake {
             return;
         }
         self.next_sweep = now + SWEEP_EVERY;
-        let context = Arc::clone(&self.context);
-        // Deferring helps the other endpoints of a group; where there is no other, the entry just waits.
-        let too_long = |work: &Work| {
-            let single = match work.origin {
-                Origin::Single(..) => true,
-                Origin::Live(_) => context.recipients.active_in_group(work.group_id) <= 1,
-                Origin::Retry => false,
-            };
-            !single || now.duration_since(work.taken_at) > HOLD_SINGLE
-        };
-        let away = match now.checked_sub(HOLD) {
-            Some(cutoff) => self.lanes.sweep(cutoff, now, too_long),
-            None => Vec::new(),
-        };
-        for (work, at) in away {
-            self.put_off(work, at);
-        }
+        self.put_off_stragglers(now);
         self.drop_ended();
         metrics::gauge!(names::IN_FLIGHT).set(self.lanes.in_flight() as f64);
         metrics::gauge!(names::BREAKERS_OPEN).set(self.lanes.open_breakers() as f64);

@@ -3,13 +3,14 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use chrono::TimeDelta;
+use chrono::{DateTime, TimeDelta, Utc};
 use eventrail_core::db::delivery::{Record, Status};
 use eventrail_core::db::recipient::State;
 use eventrail_core::rail::rate;
 use eventrail_core::rail::schedule::{self, Member};
 use eventrail_core::verdict::Verdict;
 
+use super::stragglers::LAG;
 use super::{Done, Intake, Leased};
 use crate::clock;
 use crate::deliver::{self, Outcome};
@@ -48,6 +49,9 @@ impl Intake {
             State::Deleted => return self.end_orphan(work),
             State::Disabled | State::Sealed => return self.put_off_disabled(work, now),
             State::Active => {}
+        }
+        if self.would_lag(&work, now) {
+            return self.put_off(work, now + PAUSE);
         }
         match self.lanes.put(work, &target.limits(), now) {
             Put::Waits => {}
@@ -119,6 +123,7 @@ impl Intake {
                 let delay = (clock::now() - work.event.created_at).to_std().unwrap_or_default();
                 self.lanes.live_started(delay, now);
             }
+            self.attempts.started(&work, now + target.timeout);
             let context = Arc::clone(&self.context);
             self.tasks.spawn(async move {
                 Done::Attempted(Box::new(deliver::deliver(&context.courier, &target, work).await))
@@ -149,7 +154,15 @@ impl Intake {
 
     pub(super) fn on_attempted(&mut self, outcome: Outcome) {
         let now = Instant::now();
-        let Outcome { work, record, verdict } = outcome;
+        let Outcome { mut work, record, verdict } = outcome;
+        if self.attempts.ended(&work.member()) {
+            work.origin = Origin::Retry;
+        }
+        let duration = record.attempt.as_ref().map_or(0, |attempt| attempt.duration_ms);
+        if u128::try_from(duration).unwrap_or(0) >= LAG.as_millis() && self.lanes.lags(work.endpoint_id, now)
+        {
+            self.lanes.note_lag(work.endpoint_id, now);
+        }
         let ended = match verdict {
             Verdict::Delivered => Ended::Well,
             Verdict::Retry { after, slow_down: true } => Ended::SlowDown(now + after),
@@ -169,28 +182,41 @@ impl Intake {
         let wait = at.saturating_duration_since(Instant::now()) + spread;
         let at = clock::now() + TimeDelta::from_std(wait).unwrap_or(TimeDelta::days(1));
         match &work.origin {
-            Origin::Live(_) => {
-                let record = Record {
-                    event_id: work.event.id,
-                    endpoint_id: work.endpoint_id,
-                    group_id: work.group_id,
-                    feed_id: work.feed_id,
-                    replay_id: work.replay_id,
-                    ask: work.ask,
-                    status: Status::Pending,
-                    next_attempt_at: Some(at),
-                    last_error: None,
-                    attempt: None,
-                };
-                let (group, origin) = (work.group, work.origin);
-                self.send(Item::Record { record: Box::new(record), group, origin, gone: false });
-            }
+            Origin::Live(_) => self.defer(work, at),
             Origin::Retry => {
                 let member = work.member();
                 self.send(Item::Later { member, group_id: work.group_id, group: work.group, at });
             }
             Origin::Single(..) => self.leave_entry(work.origin.clone(), Some(work.member()), wait),
         }
+    }
+
+    /// Writes a row for an entry's target that is to be tried at `at`, as a retry.
+    pub(super) fn defer(&mut self, work: Work, at: DateTime<Utc>) {
+        self.record_untried(work, Status::Pending, Some(at), None);
+    }
+
+    fn record_untried(
+        &mut self,
+        work: Work,
+        status: Status,
+        next_attempt_at: Option<DateTime<Utc>>,
+        last_error: Option<&'static str>,
+    ) {
+        let record = Record {
+            event_id: work.event.id,
+            endpoint_id: work.endpoint_id,
+            group_id: work.group_id,
+            feed_id: work.feed_id,
+            replay_id: work.replay_id,
+            ask: work.ask,
+            status,
+            next_attempt_at,
+            last_error,
+            attempt: None,
+        };
+        let (group, origin) = (work.group, work.origin);
+        self.send(Item::Record { record: Box::new(record), group, origin, gone: false });
     }
 
     /// Leaves an entry's target without an outcome: once nothing of the entry is in hand any more, it is read
@@ -225,19 +251,6 @@ impl Intake {
 
     /// The endpoint was deleted: nothing is owed to it. A row that waits for it ends.
     pub(super) fn end_orphan(&mut self, work: Work) {
-        let record = Record {
-            event_id: work.event.id,
-            endpoint_id: work.endpoint_id,
-            group_id: work.group_id,
-            feed_id: work.feed_id,
-            replay_id: work.replay_id,
-            ask: work.ask,
-            status: Status::Dead,
-            next_attempt_at: None,
-            last_error: Some("endpoint_deleted"),
-            attempt: None,
-        };
-        let (group, origin) = (work.group, work.origin);
-        self.send(Item::Record { record: Box::new(record), group, origin, gone: false });
+        self.record_untried(work, Status::Dead, None, Some("endpoint_deleted"));
     }
 }

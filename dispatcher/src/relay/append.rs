@@ -23,16 +23,18 @@ impl Relay {
             let mut redis = redis.clone();
             let room = state.room(window, topology.widest_entry(state.feed.group_id));
             async move {
+                let was_crowded = state.crowded;
                 let outcome = append_all(&mut redis, state, room).await;
-                (state, outcome)
+                let is_news = state.crowded && !was_crowded;
+                (state, outcome.map(|appended| appended > 0 || is_news))
             }
         });
         let mut hints = Vec::new();
         let mut failed = None;
         for (state, outcome) in join_all(appends).await {
             match outcome {
-                Ok(appended) if appended > 0 => hints.push(state.hint()),
-                Ok(_) => {}
+                Ok(true) => hints.push(state.hint()),
+                Ok(false) => {}
                 Err(error) => failed = Some(error),
             }
         }
@@ -42,6 +44,11 @@ impl Relay {
         ready::publish(&mut self.redis, &self.config.keys.ready(), &hints).await?;
         failed.map_or(Ok(()), |error| Err(error.into()))
     }
+}
+
+/// Whether so many entries are more than half of a stream's room.
+pub(super) fn is_crowded(length: u64, room: u64) -> bool {
+    length > room / 2
 }
 
 /// Appends a feed's waiting entries as far as its stream has room; answers how many. A refused append makes
@@ -58,13 +65,15 @@ async fn append_all(
         let batch = &state.waiting[appended..end];
         let outcome = stream::append(redis, &state.stream, state.tail, room, batch).await;
         match outcome {
-            Ok(Appended::Done { .. }) => {
+            Ok(Appended::Done { length }) => {
+                state.crowded = is_crowded(length, room);
                 state.tail = batch.last().map(|entry| entry.position);
                 state.dirty = true;
                 state.full_pause = shortest_full_pause(state.feed.kind);
                 appended = end;
             }
             Ok(Appended::Full { .. }) => {
+                state.crowded = true;
                 state.full_until = Some(Instant::now() + state.full_pause);
                 state.full_pause = (state.full_pause * 2).min(FULL_PAUSE_MOST);
                 break;

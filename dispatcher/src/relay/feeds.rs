@@ -39,6 +39,8 @@ pub(super) struct FeedState {
     pub(super) full_until: Option<Instant>,
     /// And so long after that, if it still is.
     pub(super) full_pause: Duration,
+    /// More than half of the stream's room is taken.
+    pub(super) crowded: bool,
     /// The stream may hold entries: the settle pass looks at it.
     pub(super) dirty: bool,
     /// The settled position in the record, as far as known.
@@ -67,6 +69,7 @@ impl FeedState {
             waiting: Vec::new(),
             full_until: None,
             full_pause: shortest_full_pause(feed.kind),
+            crowded: false,
             dirty: true,
             settled: feed.settled_position,
             shown: 0,
@@ -176,6 +179,7 @@ impl FeedState {
             replay_id: self.feed.selection.as_ref().map(|selection| selection.replay_id),
             goes_back: self.feed.goes_back,
             stream: self.stream.clone(),
+            crowded: self.crowded,
         })
     }
 }

@@ -12,6 +12,7 @@ use eventrail_core::rail::{ready, stream};
 use futures_util::future::join_all;
 
 use super::Relay;
+use super::append::is_crowded;
 use super::feeds::{FeedState, Seen, stream_of};
 use super::loader::Loader;
 
@@ -96,7 +97,7 @@ impl Relay {
     /// Looks at every stream that may hold entries: stores what is settled, rings for what is not, and
     /// notices a stream that was flushed or rolled back while nothing was appended.
     async fn settle(&mut self) -> anyhow::Result<()> {
-        let redis = &self.redis;
+        let (redis, window) = (&self.redis, self.config.window as usize);
         let dirty = self.feeds.values().filter(|feed| feed.known && feed.dirty).map(|state| {
             let (mut redis, stream, id) = (redis.clone(), state.stream.clone(), state.feed.id);
             async move { (id, stream::inspect(&mut redis, &stream).await) }
@@ -119,6 +120,8 @@ impl Relay {
                         metrics::gauge!(names::FEED_LAG_EVENTS, "group" => state.feed.group.to_string())
                             .set(lag as f64);
                     }
+                    let room = state.room(window, self.topology.widest_entry(state.feed.group_id));
+                    state.crowded = is_crowded(entries, room);
                     state.dirty = entries > 0 || !state.waiting.is_empty() || !state.is_live();
                     if entries > 0 {
                         hints.push(state.hint());
