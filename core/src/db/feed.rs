@@ -66,7 +66,7 @@ pub async fn settle(
     .bind(ids)
     .bind(epochs)
     .bind(positions)
-    .bind(incarnation.0)
+    .bind(incarnation)
     .bind(scanned)
     .execute(executor)
     .await
@@ -92,12 +92,12 @@ pub async fn begin_epoch(pool: &PgPool, feed_id: i64, old_epoch: i64) -> sqlx::R
     Ok(epoch)
 }
 
-/// Ends feeds, given with their epochs, that have delivered all up to their end, and the replays of which they
-/// were the last.
+/// Ends feeds, given with their epochs, that were seen on this server to have delivered all up to their end, and
+/// the replays of which they were the last.
 ///
 /// # Errors
 /// PostgreSQL is away.
-pub async fn finish(pool: &PgPool, complete: &[(i64, i64)]) -> sqlx::Result<()> {
+pub async fn finish(pool: &PgPool, incarnation: Incarnation, complete: &[(i64, i64)]) -> sqlx::Result<()> {
     if complete.is_empty() {
         return Ok(());
     }
@@ -107,7 +107,7 @@ pub async fn finish(pool: &PgPool, complete: &[(i64, i64)]) -> sqlx::Result<()> 
         "with complete as materialized (
              select f.id from feed f
              join unnest($1::bigint[], $2::bigint[]) as c (id, epoch) on c.id = f.id and c.epoch = f.epoch
-             where f.status = 'active' and f.to_position is not null
+             where f.status = 'active' and f.to_position is not null and pg_postmaster_start_time() = $3
              order by f.id for update of f
          )
          update feed f set status = 'done', finished_at = now(), settled_position = f.to_position,
@@ -116,6 +116,7 @@ pub async fn finish(pool: &PgPool, complete: &[(i64, i64)]) -> sqlx::Result<()> 
     )
     .bind(&ids)
     .bind(epochs)
+    .bind(incarnation)
     .execute(&mut *transaction)
     .await?;
     sqlx::query(

@@ -7,7 +7,8 @@ use sqlx::PgExecutor;
 
 /// Tells one run of a PostgreSQL server from another: after a failover or a restored backup the log may
 /// differ from what was read before.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, sqlx::Type)]
+#[sqlx(transparent)]
 pub struct Incarnation(pub(super) DateTime<Utc>);
 
 /// Takes or renews the lease; answers `None` if another holds it.

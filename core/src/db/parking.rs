@@ -3,6 +3,7 @@
 
 use sqlx::{PgExecutor, PgPool};
 
+use super::lease::Incarnation;
 use super::{change, operational, topology};
 use crate::ids::EndpointId;
 
@@ -36,8 +37,8 @@ pub async fn to_park(executor: impl PgExecutor<'_>) -> sqlx::Result<Vec<Overwhel
     .await
 }
 
-/// An endpoint that is to be left out of its group's live feed after `from`, which must be a position up to which
-/// the relay that asks has appended.
+/// An endpoint that is to be left out of its group's live feed after `from`, which must be a position of this
+/// server's log up to which the relay that asks has appended.
 #[derive(Debug, Clone, Copy)]
 pub struct Parking {
     pub feed_id: i64,
@@ -51,7 +52,7 @@ pub struct Parking {
 ///
 /// # Errors
 /// PostgreSQL is away.
-pub async fn park(pool: &PgPool, parkings: &[Parking]) -> sqlx::Result<()> {
+pub async fn park(pool: &PgPool, incarnation: Incarnation, parkings: &[Parking]) -> sqlx::Result<()> {
     if parkings.is_empty() {
         return Ok(());
     }
@@ -63,6 +64,7 @@ pub async fn park(pool: &PgPool, parkings: &[Parking]) -> sqlx::Result<()> {
               as p (feed_id, epoch, position, endpoint_id, disabled)
          join feed f on f.id = p.feed_id and f.epoch = p.epoch and f.status = 'active'
          join endpoint e on e.id = p.endpoint_id and e.status <> 'deleted'
+         where pg_postmaster_start_time() = $6
          on conflict (endpoint_id) where to_position is null do nothing",
     )
     .bind(parkings.iter().map(|one| one.feed_id).collect::<Vec<_>>())
@@ -70,6 +72,7 @@ pub async fn park(pool: &PgPool, parkings: &[Parking]) -> sqlx::Result<()> {
     .bind(parkings.iter().map(|one| one.from).collect::<Vec<_>>())
     .bind(parkings.iter().map(|one| one.endpoint.endpoint_id).collect::<Vec<_>>())
     .bind(parkings.iter().map(|one| one.endpoint.disabled).collect::<Vec<_>>())
+    .bind(incarnation)
     .execute(&mut *transaction)
     .await?;
     topology::raise_version(&mut transaction).await?;

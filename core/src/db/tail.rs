@@ -4,6 +4,7 @@ use chrono::{DateTime, Utc};
 use sqlx::{PgConnection, PgExecutor};
 use uuid::Uuid;
 
+use super::lease::Incarnation;
 use super::redrive::is_redriven;
 use crate::feed::Selection;
 use crate::ids::{EndpointId, EventId};
@@ -39,8 +40,17 @@ impl Place {
     }
 }
 
+/// What is new at the head, with the topology's version, both of one snapshot, and the server that has shown it.
+#[derive(Debug, Clone)]
+pub struct Head {
+    pub incarnation: Incarnation,
+    pub version: i64,
+    pub events: Vec<LoggedEvent>,
+}
+
 #[derive(sqlx::FromRow)]
 struct HeadRow {
+    incarnation: Incarnation,
     version: i64,
     position: Option<i64>,
     id: Option<EventId>,
@@ -51,17 +61,13 @@ struct HeadRow {
     group_id: Option<i64>,
 }
 
-/// The next events after `place`, with their payloads (but large ones), and the topology's version: both of one snapshot.
+/// The next events after `place`, with their payloads (but large ones).
 ///
 /// # Errors
 /// PostgreSQL is away.
-pub async fn read_head(
-    executor: impl PgExecutor<'_>,
-    place: Place,
-    limit: i64,
-) -> sqlx::Result<(i64, Vec<LoggedEvent>)> {
+pub async fn read_head(executor: impl PgExecutor<'_>, place: Place, limit: i64) -> sqlx::Result<Head> {
     let rows: Vec<HeadRow> = sqlx::query_as(
-        "select t.version, e.position, e.id, e.event_type, e.source, e.created_at, e.group_id,
+        "select pg_postmaster_start_time() as incarnation, t.version, e.position, e.id, e.event_type, e.source, e.created_at, e.group_id,
                 case when length(e.payload) <= 16384 then e.payload end as payload
          from topology t
          left join lateral (
@@ -74,7 +80,8 @@ pub async fn read_head(
     .bind(limit)
     .fetch_all(executor)
     .await?;
-    let version = rows.first().map_or(0, |row| row.version);
+    let first = rows.first().ok_or(sqlx::Error::RowNotFound)?;
+    let (incarnation, version) = (first.incarnation, first.version);
     let events = rows
         .into_iter()
         .filter_map(|row| {
@@ -89,7 +96,18 @@ pub async fn read_head(
             })
         })
         .collect();
-    Ok((version, events))
+    Ok(Head { incarnation, version, events })
+}
+
+/// An event that was read for a feed of its own.
+#[derive(Debug, Clone, sqlx::FromRow)]
+pub struct Candidate {
+    #[sqlx(flatten)]
+    pub event: LoggedEvent,
+    /// Whether a redrive picks it out.
+    pub is_wanted: bool,
+    /// The server that has shown it.
+    pub incarnation: Incarnation,
 }
 
 /// Events after `place` up to `to` (inclusive), without payloads, for feeds that lag.
@@ -101,9 +119,10 @@ pub async fn read_range(
     place: Place,
     to: i64,
     limit: i64,
-) -> sqlx::Result<Vec<LoggedEvent>> {
+) -> sqlx::Result<Vec<Candidate>> {
     sqlx::query_as(
-        "select position, id, event_type, source, null::bytea as payload, created_at, group_id
+        "select position, id, event_type, source, null::bytea as payload, created_at, group_id,
+                true as is_wanted, pg_postmaster_start_time() as incarnation
          from event where position > $1 and id >= $2 and position <= $3 order by position limit $4",
     )
     .bind(place.position)
@@ -112,15 +131,6 @@ pub async fn read_range(
     .bind(limit)
     .fetch_all(executor)
     .await
-}
-
-/// An event that a replay or redrive comes upon.
-#[derive(Debug, Clone, sqlx::FromRow)]
-pub struct Candidate {
-    #[sqlx(flatten)]
-    pub event: LoggedEvent,
-    /// Whether a redrive picks it out.
-    pub is_wanted: bool,
 }
 
 /// An endpoint's next dead letters after `place`, by position, and which of them a redrive of this ask picks
@@ -149,7 +159,8 @@ pub async fn read_dead(
         is_redriven!("r.error", "d"),
         "
                 and (r.event_type is null
-                     or filter_matches(array[r.event_type], '{}', e.event_type, e.source)) as is_wanted
+                     or filter_matches(array[r.event_type], '{}', e.event_type, e.source)) as is_wanted,
+                pg_postmaster_start_time() as incarnation
          from replay r
          cross join dead d
          cross join lateral (select * from event where id = d.event_id and id >= $3 limit 1) e

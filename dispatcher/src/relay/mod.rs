@@ -33,6 +33,8 @@ mod passes;
 mod replays;
 mod resync;
 mod targets;
+#[cfg(test)]
+mod tests;
 
 const LEASE: Duration = Duration::from_secs(6);
 const RENEW_EVERY: Duration = Duration::from_secs(2);
@@ -208,12 +210,14 @@ impl Relay {
     /// Reads what is new at the head, once for all feeds that stand there, and offers it to them.
     async fn follow_head(&mut self) -> anyhow::Result<usize> {
         let mut line = self.lines.take().await?;
-        let (mut version, mut events) = tail::read_head(&mut *line, self.head, BATCH as i64).await?;
+        let mut head = tail::read_head(&mut *line, self.head, BATCH as i64).await?;
         line.give_back();
-        if version != self.topology.version || self.topology.version == 0 {
-            (version, events) = self.read_topology().await?;
+        self.is_where_it_leads(head.incarnation)?;
+        if head.version != self.topology.version || self.topology.version == 0 {
+            head = self.read_topology().await?;
         }
-        debug_assert_eq!(version, self.topology.version);
+        debug_assert_eq!(head.version, self.topology.version);
+        let events = head.events;
         let next = events.last().map_or(self.head, tail::Place::of);
         let at_head: Vec<i64> = self
             .feeds
@@ -269,11 +273,29 @@ impl Relay {
         place: tail::Place,
         end: i64,
         most: usize,
-    ) -> sqlx::Result<Vec<tail::LoggedEvent>> {
+    ) -> anyhow::Result<Vec<tail::Candidate>> {
         let mut line = self.lines.take().await?;
-        let events = tail::read_range(&mut *line, place, end, most as i64).await?;
+        let read = tail::read_range(&mut *line, place, end, most as i64).await?;
         line.give_back();
-        Ok(events)
+        self.are_where_it_leads(&read)?;
+        Ok(read)
+    }
+
+    /// An error unless what was read is of the server that this relay leads on. After a failover that lost the last
+    /// commits, their positions may have been given again: what was read before tells nothing of the log then, and
+    /// a stream to which later events were appended would fit it in spite of the hole.
+    fn is_where_it_leads(&self, seen: lease::Incarnation) -> anyhow::Result<()> {
+        anyhow::ensure!(
+            seen == self.incarnation,
+            "another server has the log now, or this one was restarted"
+        );
+        Ok(())
+    }
+
+    /// The same of events. Where there are none, nothing is appended, and what is settled is written only on the
+    /// server on which it was seen.
+    fn are_where_it_leads(&self, read: &[tail::Candidate]) -> anyhow::Result<()> {
+        read.iter().try_for_each(|one| self.is_where_it_leads(one.incarnation))
     }
 
     /// Reads the log for feeds that have fallen behind, a batch at a time and each in turn. Feeds that lag
@@ -298,9 +320,10 @@ impl Relay {
             else {
                 break;
             };
-            let events = self.read_range(place, end, BATCH).await?;
-            let reached = match events.last() {
-                Some(last) if events.len() == BATCH => tail::Place::of(last),
+            let read = self.read_range(place, end, BATCH).await?;
+            let events = || read.iter().map(|one| &one.event);
+            let reached = match events().next_back() {
+                Some(last) if read.len() == BATCH => tail::Place::of(last),
                 last => tail::Place { position: end, floor: last.map_or(place.floor, |last| last.id.0) },
             };
             for (id, scanned) in lagging {
@@ -308,7 +331,7 @@ impl Relay {
                 if scanned < start || scanned >= reached.position {
                     continue;
                 }
-                for event in &events {
+                for event in events() {
                     if event.position > scanned {
                         let targets = self.topology.targets(&state.feed, event);
                         state.offer(event, targets);

@@ -155,7 +155,7 @@ impl Relay {
         let streams: Vec<String> = complete.iter().map(|(_, _, stream)| stream.clone()).collect();
         stream::delete(&mut self.redis, &streams).await?;
         let ended: Vec<(i64, i64)> = complete.iter().map(|(id, epoch, _)| (*id, *epoch)).collect();
-        feed::finish(&self.pool, &ended).await?;
+        feed::finish(&self.pool, self.incarnation, &ended).await?;
         for (id, ..) in &complete {
             tracing::info!(feed.id = id, "feed delivered all of its interval");
         }
@@ -186,7 +186,7 @@ impl Relay {
                 endpoint,
             });
         }
-        parking::park(&self.pool, &parkings).await?;
+        parking::park(&self.pool, self.incarnation, &parkings).await?;
         let brought_back = parking::unpark(&self.pool).await?;
         if brought_back > 0 {
             tracing::info!(

@@ -67,12 +67,12 @@ impl Relay {
                 let of = (endpoint, state.feed.ask);
                 let candidates =
                     tail::read_dead(&self.pool, of, &selection, place, REPLAY_BATCH as i64).await?;
+                self.are_where_it_leads(&candidates)?;
                 (candidates, state.until(i64::MAX))
             }
             _ => {
                 let end = state.until(self.head.position);
-                let events = self.read_range(place, end, REPLAY_BATCH).await?;
-                (events.into_iter().map(|event| Candidate { event, is_wanted: true }).collect(), end)
+                (self.read_range(place, end, REPLAY_BATCH).await?, end)
             }
         };
         let (offered, seen) = self.offer_selected(id, &candidates, allowed);
@@ -100,7 +100,7 @@ impl Relay {
     fn offer_selected(&mut self, id: i64, candidates: &[Candidate], most: usize) -> (usize, usize) {
         let Some(state) = self.feeds.get_mut(&id) else { return (0, 0) };
         let (mut offered, mut seen) = (0, 0);
-        for Candidate { event, is_wanted } in candidates {
+        for Candidate { event, is_wanted, .. } in candidates {
             if offered >= most {
                 break;
             }

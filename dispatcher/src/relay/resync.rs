@@ -13,11 +13,12 @@ use super::{BATCH, Relay, passes};
 
 impl Relay {
     /// Reads topology and head in one snapshot, and takes over what has changed.
-    pub(super) async fn read_topology(&mut self) -> anyhow::Result<(i64, Vec<tail::LoggedEvent>)> {
+    pub(super) async fn read_topology(&mut self) -> anyhow::Result<tail::Head> {
         let mut transaction = self.pool.begin_with("begin isolation level repeatable read read only").await?;
         let snapshot = topology::read(&mut transaction).await?;
-        let (version, events) = tail::read_head(&mut *transaction, self.head, BATCH as i64).await?;
+        let head = tail::read_head(&mut *transaction, self.head, BATCH as i64).await?;
         transaction.commit().await?;
+        self.is_where_it_leads(head.incarnation)?;
         self.topology = Topology::new(&snapshot);
         let mut gone = std::mem::take(&mut self.feeds);
         for row in snapshot.feeds {
@@ -32,7 +33,7 @@ impl Relay {
             feeds.values().any(|state| state.feed.selection.as_ref().is_some_and(|one| one.replay_id == *id))
         });
         self.delete_streams(gone.into_values().collect()).await?;
-        Ok((version, events))
+        Ok(head)
     }
 
     /// Compares each feed that is not known with its stream and its record, and checks that the stream's

@@ -229,7 +229,8 @@ impl Pair {
 
     async fn finish(&mut self, chance: &mut StdRng) -> String {
         let (feed, epoch) = self.any_feed(chance);
-        feed::finish(&self.pool, &[(self.feeds[usize::from(feed)], epoch.into())]).await.unwrap();
+        let complete = [(self.feeds[usize::from(feed)], epoch.into())];
+        feed::finish(&self.pool, self.incarnation, &complete).await.unwrap();
         self.model.finish(feed, epoch);
         format!("finish feed {feed}, epoch {epoch}")
     }
@@ -253,7 +254,7 @@ impl Pair {
             from: from.into(),
             endpoint: Overwhelmed { endpoint_id, group_id: self.group_id, disabled: true },
         };
-        parking::park(&self.pool, &[parking]).await.unwrap();
+        parking::park(&self.pool, self.incarnation, &[parking]).await.unwrap();
         self.model.park(LIVE, epoch, from, endpoint);
         format!("park {endpoint} from {from} in epoch {epoch}")
     }

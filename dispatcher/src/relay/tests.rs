@@ -1,0 +1,143 @@
+//! The relay, step by step.
+#![allow(clippy::unwrap_used, reason = "in a test a panic is the report")]
+
+use bytes::Bytes;
+use eventrail_core::db::audit::Author;
+use eventrail_core::db::endpoint::{self, NewEndpoint};
+use eventrail_core::db::log::{self, NewEvent};
+use eventrail_core::endpoint::CustomHeaders;
+use eventrail_core::group::GroupName;
+use eventrail_core::ids::EventId;
+use eventrail_core::matching::Filter;
+use eventrail_core::rail::entry;
+use eventrail_core::secret::Secret;
+use eventrail_core::start::Start;
+use eventrail_core::testing::{Stack, eventually};
+use eventrail_core::vault::{SecretsKey, Vault};
+use redis::Value;
+
+use super::*;
+
+const FAR: Duration = Duration::from_secs(3600);
+
+/// A relay whose lease was taken for longer than the test lasts.
+async fn relay(stack: &Stack) -> Relay {
+    let config = RelayConfig { holder: "test".into(), window: 1000, keys: stack.keys() };
+    let (hints, _) = mpsc::unbounded_channel();
+    let cache = Arc::new(EventCache::new(1_000_000));
+    let mut relay =
+        Relay::new(stack.pool.clone(), Link::new(&stack.redis.url()).unwrap(), config, hints, cache);
+    assert!(relay.lead().await.unwrap());
+    relay.renew_at = Instant::now() + FAR;
+    relay
+}
+
+async fn make_endpoint(stack: &Stack) {
+    let author = Author { actor: "admin".into(), action: "test", address: String::new() };
+    let vault = Vault::new(&SecretsKey::generate(), &[]);
+    let new = NewEndpoint {
+        url: "http://127.0.0.1:9/".parse().unwrap(),
+        description: String::new(),
+        filter: Filter::default(),
+        headers: CustomHeaders::default(),
+        timeout_ms: None,
+        max_in_flight: None,
+        rate_per_second: None,
+        retry: None,
+        auth: None,
+        secret: Secret::generate(),
+        start: Start::Latest,
+    };
+    let group = GroupName::default_group();
+    let made = endpoint::create(&stack.pool, &vault, &author, &group, &new).await.unwrap();
+    assert!(matches!(made, endpoint::Created::Created(_)));
+}
+
+async fn publish(stack: &Stack) {
+    let (kind, source) = ("order.paid".parse().unwrap(), "shop".parse().unwrap());
+    let event = NewEvent::new(kind, source, Bytes::from_static(b"{}"), None);
+    log::append_events(&mut stack.pool.acquire().await.unwrap(), &[&event]).await.unwrap();
+}
+
+/// The events in the stream of the moment, and those of the log.
+async fn streamed_and_logged(stack: &Stack) -> anyhow::Result<(Vec<EventId>, Vec<EventId>)> {
+    let (_, stream) = stack.invariants().live_streams().await?.remove(0);
+    let mut redis = stack.redis_connection().await;
+    let entries: Vec<Value> =
+        redis::cmd("XRANGE").arg(stream).arg("-").arg("+").query_async(&mut redis).await?;
+    let entries = entries.iter().filter_map(|item| match entry::parse(item) {
+        Some(entry::Read::Entry(entry)) => Some(entry.event_id),
+        _ => None,
+    });
+    let logged = sqlx::query_scalar("select id from event order by position").fetch_all(&stack.pool).await?;
+    Ok((entries.collect(), logged))
+}
+
+/// Drives the relay, as the supervisor does, until the stream of the moment has what the log has.
+async fn appends_all(relay: &mut Relay, stack: &Stack) {
+    eventually(async || {
+        if let Err(error) = relay.step().await {
+            relay.forget();
+            return Err(error);
+        }
+        let (streamed, logged) = streamed_and_logged(stack).await?;
+        anyhow::ensure!(streamed == logged, "the stream has {streamed:?}, the log {logged:?}");
+        Ok(())
+    })
+    .await;
+}
+
+/// Connections that have rested for so long that those which are lost are replaced without a word.
+fn rest(relay: &mut Relay, stack: &Stack) {
+    relay.lines = Lines::beside(&stack.pool, 1);
+}
+
+/// The server comes back without the last `count` commits, as after a failover to a replica that lagged.
+async fn fail_over(stack: &mut Stack, count: i64) {
+    stack.postgres.restart().await.unwrap();
+    let lose = "with kept as (select max(position) - $1 as last from event),
+         lost as (delete from event e using kept k where e.position > k.last)
+         select setval('log_position', last) from kept";
+    eventually(async || sqlx::query(lose).bind(count).execute(&stack.pool).await).await;
+}
+
+#[tokio::test]
+async fn an_event_at_a_position_that_was_given_again_is_appended_before_the_lease_is_renewed() {
+    let mut stack = Stack::start().await;
+    make_endpoint(&stack).await;
+    let mut relay = relay(&stack).await;
+    for _ in 0..4 {
+        publish(&stack).await;
+    }
+    appends_all(&mut relay, &stack).await;
+    fail_over(&mut stack, 1).await;
+    // The first of them takes the place of the one that was lost.
+    publish(&stack).await;
+    publish(&stack).await;
+    rest(&mut relay, &stack);
+    assert!(relay.step().await.is_err(), "the relay goes on with what it read elsewhere");
+    relay.forget();
+    appends_all(&mut relay, &stack).await;
+}
+
+#[tokio::test]
+async fn a_feed_that_lags_is_not_read_for_on_another_server() {
+    let mut stack = Stack::start().await;
+    make_endpoint(&stack).await;
+    let mut relay = relay(&stack).await;
+    for _ in 0..4 {
+        publish(&stack).await;
+    }
+    appends_all(&mut relay, &stack).await;
+    // Two more, which are lost now, were seen at the head while the stream had no room.
+    relay.head.position += 2;
+    fail_over(&mut stack, 1).await;
+    for _ in 0..3 {
+        publish(&stack).await;
+    }
+    rest(&mut relay, &stack);
+    let lagging = relay.help_lagging().await;
+    assert!(lagging.is_err(), "it is read for as if nothing had been lost");
+    relay.forget();
+    appends_all(&mut relay, &stack).await;
+}
