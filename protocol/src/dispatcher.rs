@@ -1,71 +1,12 @@
 //! A dispatcher: what it has in hand, and its steps, as `dispatcher::{intake, prepare, deliver, record}` take them.
 
-use std::time::Duration;
-
 use eventrail_core::db::delivery::Status;
 use eventrail_core::protocol::{self, Cause, Claim, Follow};
-use eventrail_core::retry::RetryPolicy;
-use eventrail_core::verdict::{AttemptResult, Verdict, verdict};
 
-use crate::postgres::{Feed, Kind, Outcome, Postgres, Row};
+use crate::postgres::{Kind, Postgres, Row};
 use crate::redis::{Entry, Key, Owner, Redis};
+use crate::work::{Answer, Held, Source, Stage, Work, commit, outcome_of};
 use crate::world::{EndpointId, EventId, Position, Set, Setup, Variant, members};
-
-/// An entry in hand: `work::HeldEntry`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Held {
-    pub feed: Feed,
-    pub position: Position,
-    pub event: EventId,
-    pub targets: Set,
-    /// Its outcomes were looked up: what it owes is work in hand.
-    pub is_prepared: bool,
-    /// Some target of it was given back without an outcome: it stays pending, to be read again.
-    pub is_given_back: bool,
-}
-
-impl Held {
-    pub fn key(&self) -> Key {
-        (self.feed.id, self.feed.epoch)
-    }
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Source {
-    Entry(Key, Position),
-    Retry,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Stage {
-    /// Claimed from the ZSET; its row is to be read.
-    Claimed,
-    Ready,
-    Tried {
-        status: Status,
-        is_attempt: bool,
-    },
-    /// Committed; the row is this now.
-    Recorded {
-        status: Status,
-        row: (Position, Status),
-    },
-    /// Only in a variant: settled without having been recorded.
-    Settled {
-        status: Status,
-        is_attempt: bool,
-    },
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Work {
-    pub event: EventId,
-    pub endpoint: EndpointId,
-    pub ask: Position,
-    pub attempts: u8,
-    pub source: Source,
-    pub stage: Stage,
-}
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub struct Dispatcher {
@@ -73,15 +14,6 @@ pub struct Dispatcher {
     pub works: Vec<Work>,
     /// Only in a variant: the endpoints that it believes to be parked.
     pub parked: Set,
-}
-
-/// How an attempt ends.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Answer {
-    Taken,
-    Failed,
-    /// There was none: it is put off.
-    Deferred,
 }
 
 /// A step of a dispatcher. Entries and works are named by their places.
@@ -94,9 +26,21 @@ pub enum DispatcherStep {
     Prepare(usize),
     /// Settles an entry that owes nothing.
     Drop(usize),
-    Claim(EventId, EndpointId),
-    PrepareRetry(usize),
+    Claim {
+        event: EventId,
+        endpoint: EndpointId,
+        is_due: bool,
+    },
+    PrepareRetry {
+        index: usize,
+        is_due: bool,
+    },
     Try(usize, Answer),
+    /// Commits a row for a target whose attempt is under way, due once the attempt must have ended.
+    HandOver {
+        index: usize,
+        is_soon: bool,
+    },
     /// Its endpoint is switched off: a retry waits for it as a row, an entry of its own feed is given back.
     PutOff(usize),
     Record(usize),
@@ -113,26 +57,6 @@ pub enum Reach {
     /// Only the first of them.
     Half,
     None,
-}
-
-/// One retry, then dead.
-const MOST_RETRIES: u32 = 1;
-const A_SECOND: Duration = Duration::from_secs(1);
-
-/// `deliver::deliver`: what follows from an attempt.
-pub fn outcome_of(answer: Answer, attempts: u8) -> (Status, bool) {
-    let code = match answer {
-        Answer::Deferred => return (Status::Pending, false),
-        Answer::Taken => 200,
-        Answer::Failed => 503,
-    };
-    let result = AttemptResult { status_code: Some(code), ..AttemptResult::default() };
-    let policy = RetryPolicy::exponential(MOST_RETRIES, A_SECOND, A_SECOND);
-    match verdict(&result, attempts.into(), &policy, A_SECOND, 0.5) {
-        Verdict::Delivered => (Status::Delivered, true),
-        Verdict::Retry { .. } => (Status::Retrying, true),
-        Verdict::Dead | Verdict::Gone => (Status::Dead, true),
-    }
 }
 
 impl Dispatcher {
@@ -164,22 +88,25 @@ impl Dispatcher {
                 let held = self.held.remove(index);
                 redis.settle(held.key(), held.position);
             }
-            DispatcherStep::Claim(event, endpoint) => {
+            DispatcherStep::Claim { event, endpoint, is_due } => {
                 redis.claim(event, endpoint, me);
-                let (source, stage) = (Source::Retry, Stage::Claimed);
+                let (source, stage) = (Source::Retry, Stage::Claimed { is_due });
                 self.add(Work { event, endpoint, ask: 0, attempts: 0, source, stage });
             }
-            DispatcherStep::PrepareRetry(index) => self.prepare_retry(me, index, postgres, redis),
+            DispatcherStep::PrepareRetry { index, is_due } => {
+                self.prepare_retry(me, index, is_due, postgres, redis);
+            }
             DispatcherStep::Try(index, answer) => {
                 let work = &mut self.works[index];
                 let (status, is_attempt) = outcome_of(answer, work.attempts);
                 work.stage = Stage::Tried { status, is_attempt };
             }
+            DispatcherStep::HandOver { index, is_soon } => self.hand_over(index, is_soon, setup, postgres),
             DispatcherStep::PutOff(index) => {
                 let work = self.works.remove(index);
                 match work.source {
-                    Source::Retry => redis.unschedule(work.event, work.endpoint),
                     Source::Entry(key, position) => self.give_back(key, position),
+                    Source::Retry | Source::HandedOver => redis.unschedule(work.event, work.endpoint),
                 }
             }
             DispatcherStep::Record(index) => self.record(index, setup, postgres),
@@ -204,10 +131,14 @@ impl Dispatcher {
         self.works.insert(at, work);
     }
 
-    /// What was claimed is in hand once its row was read.
+    /// What was claimed is in hand once its row was read. What was handed over is, for sure, until its attempt ends.
     pub fn has_in_hand(&self, event: EventId, endpoint: EndpointId) -> bool {
-        let place = (event, endpoint);
-        self.works.iter().any(|work| (work.event, work.endpoint) == place && work.stage != Stage::Claimed)
+        let is_it = |work: &Work| match work.stage {
+            Stage::Claimed { .. } => false,
+            Stage::Ready => true,
+            _ => work.source != Source::HandedOver,
+        };
+        self.works.iter().any(|work| (work.event, work.endpoint) == (event, endpoint) && is_it(work))
     }
 
     pub fn holds(&self, key: Key, position: Position) -> bool {
@@ -274,17 +205,21 @@ impl Dispatcher {
     }
 
     /// `prepare::retries`: the row decides.
-    fn prepare_retry(&mut self, me: u8, index: usize, postgres: &Postgres, redis: &mut Redis) {
+    fn prepare_retry(&mut self, me: u8, index: usize, is_due: bool, postgres: &Postgres, redis: &mut Redis) {
         let (event, endpoint) = (self.works[index].event, self.works[index].endpoint);
         if self.has_in_hand(event, endpoint) {
             self.works.remove(index);
             return redis.end_lease(event, endpoint, me);
         }
         let row = postgres.row(event, endpoint);
-        match (protocol::claimed(row.map(|row| row.status), true, true), row) {
+        match (protocol::claimed(row.map(|row| row.status), true, is_due), row) {
             (Claim::Attempt, Some(row)) if postgres.disabled & (1 << endpoint) == 0 => {
                 let work = &mut self.works[index];
                 (work.ask, work.attempts, work.stage) = (row.ask, row.attempts, Stage::Ready);
+            }
+            (Claim::PutBack, _) => {
+                self.works.remove(index);
+                redis.end_lease(event, endpoint, me);
             }
             _ => {
                 self.works.remove(index);
@@ -293,41 +228,40 @@ impl Dispatcher {
         }
     }
 
+    /// `intake::stragglers`: the attempt goes on, the entry is settled as if it were deferred.
+    fn hand_over(&mut self, index: usize, is_soon: bool, setup: &Setup, postgres: &mut Postgres) {
+        let work = self.works[index];
+        self.works[index].source = Source::HandedOver;
+        let status = Status::Pending;
+        let row = match setup.variant {
+            Variant::HandOverUnrecorded => (work.ask, status),
+            _ => commit(&work, (status, false), setup, postgres),
+        };
+        self.works.insert(index, Work { stage: Stage::Recorded { status, row, is_soon }, ..work });
+    }
+
     /// `record::commit`.
     fn record(&mut self, index: usize, setup: &Setup, postgres: &mut Postgres) {
         let work = self.works[index];
         let (Stage::Tried { status, is_attempt } | Stage::Settled { status, is_attempt }) = work.stage else {
             return;
         };
-        let ask = match setup.variant {
-            Variant::AsksIgnored => postgres.row(work.event, work.endpoint).map_or(0, |row| row.ask),
-            _ => 0,
-        };
-        if setup.variant == Variant::AsynchronousOutcomes && postgres.flushed.is_none() {
-            postgres.flushed = Some((postgres.rows.clone(), postgres.attempts.clone()));
-        }
-        let row = postgres.record(Outcome {
-            event: work.event,
-            endpoint: work.endpoint,
-            ask: work.ask.max(ask),
-            status,
-            is_attempt,
-        });
+        let row = commit(&work, (status, is_attempt), setup, postgres);
         match work.stage {
             Stage::Settled { .. } => drop(self.works.remove(index)),
-            _ => self.works[index].stage = Stage::Recorded { status, row: (row.ask, row.status) },
+            _ => self.works[index].stage = Stage::Recorded { status, row, is_soon: true },
         }
     }
 
     /// `record::run_settler`.
     fn settle(&mut self, me: u8, index: usize, reach: Reach, setup: &Setup, redis: &mut Redis) {
         let work = self.works[index];
-        let (status, row) = match work.stage {
-            Stage::Recorded { status, row } => (status, row),
+        let (status, row, is_soon) = match work.stage {
+            Stage::Recorded { status, row, is_soon } => (status, row, is_soon),
             // Only in a variant.
             Stage::Tried { status, is_attempt } => {
                 self.works[index].stage = Stage::Settled { status, is_attempt };
-                (status, (work.ask, status))
+                (status, (work.ask, status), true)
             }
             _ => return,
         };
@@ -337,11 +271,14 @@ impl Dispatcher {
         if let Source::Entry(key, position) = work.source {
             self.target_done(work.source, key, position, reach, setup, redis);
         }
-        let cause = if work.source == Source::Retry { Cause::Retry } else { Cause::Entry };
+        let cause = match work.source {
+            Source::Entry(..) => Cause::Entry,
+            Source::Retry | Source::HandedOver => Cause::Retry,
+        };
         let follow = match reach {
             Reach::All => {
                 let row = Some((row.0.into(), row.1));
-                protocol::follow((work.ask.into(), status), row, true, cause)
+                protocol::follow((work.ask.into(), status), row, is_soon, cause)
             }
             Reach::Half | Reach::None => Follow::Leave,
         };
@@ -388,6 +325,15 @@ impl Dispatcher {
             Some(place) => drop(self.held.remove(place)),
             None => {}
         }
+    }
+
+    /// Whether Redis has not heard yet that this was handed over.
+    pub fn is_handing_over(&self, work: &Work) -> bool {
+        let is_it = |other: &Work| {
+            (other.event, other.endpoint, other.ask) == (work.event, work.endpoint, work.ask)
+                && matches!((other.source, other.stage), (Source::Entry(..), Stage::Recorded { .. }))
+        };
+        work.source == Source::HandedOver && self.works.iter().any(is_it)
     }
 
     /// Of a live feed, whose work is deferred rather than given back.

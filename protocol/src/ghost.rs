@@ -1,7 +1,8 @@
 //! What the invariants want to know and nobody in the system does.
 
-use crate::dispatcher::{Answer, Dispatcher, DispatcherStep, Reach};
+use crate::dispatcher::{Dispatcher, DispatcherStep, Reach};
 use crate::postgres::Postgres;
+use crate::work::Answer;
 use crate::world::{EndpointId, EventId, Left, Position, Set};
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
@@ -61,6 +62,7 @@ pub fn count(
                 ghost.taken.dedup();
             }
         }
+        DispatcherStep::HandOver { .. } => left.handovers -= 1,
         DispatcherStep::Settle(_, Reach::Half | Reach::None) => {
             left.lost_settles -= 1;
             ghost.is_faulty = true;

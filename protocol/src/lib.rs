@@ -8,15 +8,17 @@
 //! against each other.
 //!
 //! Reading order: [`world`] (all of the state, and what a setup allows), [`postgres`], [`redis`], [`relay`],
-//! [`changes`], [`dispatcher`], [`step`] (actions and faults), [`ghost`], [`invariants`], [`explore`], [`walk`].
+//! [`changes`], [`work`], [`dispatcher`], [`step`] and [`faults`] (all that may happen), [`ghost`], [`invariants`],
+//! [`explore`], [`walk`].
 //!
-//! What is left out: time (whatever waits may fall due at any moment), payloads, rates, permits and breakers (an
-//! attempt may fail or be deferred at any moment), groups (they share nothing but the log), redrives (a replay
-//! of other events), retention.
+//! What is left out: time (whatever waits may fall due at any moment, but see [`world::World::may_be_due`]), payloads,
+//! rates, permits and breakers (an attempt may fail, be deferred or be handed over at any moment), groups (they share
+//! nothing but the log), redrives (a replay of other events), retention.
 
 pub mod changes;
 pub mod dispatcher;
 pub mod explore;
+pub mod faults;
 pub mod ghost;
 pub mod invariants;
 pub mod postgres;
@@ -25,4 +27,5 @@ pub mod relay;
 pub mod step;
 pub mod walk;
 mod words;
+pub mod work;
 pub mod world;

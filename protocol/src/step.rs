@@ -1,11 +1,13 @@
-//! What can happen next, and what it does: the steps of relays and dispatchers, of those who use the system, and
-//! what goes wrong.
+//! What can happen next, and what it does: the steps of relays and dispatchers, of those who use the system, and,
+//! by [`crate::faults`], what goes wrong.
 
-use crate::dispatcher::{Answer, DispatcherStep, Reach, Source, Stage};
+use crate::dispatcher::{DispatcherStep, Reach};
+use crate::faults::{faults, go_wrong};
 use crate::ghost::{self, Wish};
 use crate::postgres::State;
 use crate::redis::{Owner, Turn};
 use crate::relay::{Pending, Relay, RelayStep};
+use crate::work::{Answer, Source, Stage};
 use crate::world::{EndpointId, Setup, Variant, World};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -151,7 +153,7 @@ fn relay_steps(world: &World, setup: &Setup, relay: &Relay) -> Vec<RelayStep> {
         found.extend((0..setup.endpoints).filter(|id| postgres.may_unpark(*id)).map(RelayStep::Unpark));
     }
     if setup.variant != Variant::LostLoader {
-        found.extend(loads(world));
+        found.extend(loads(world, setup));
     }
     let closed = postgres.feeds.iter().filter(|feed| feed.state == State::Closed);
     found.extend(closed.map(|feed| RelayStep::Sweep(feed.id)));
@@ -160,19 +162,14 @@ fn relay_steps(world: &World, setup: &Setup, relay: &Relay) -> Vec<RelayStep> {
 
 /// Deliveries that wait and that Redis has lost. Without a fault, none is put back that was recorded a moment ago
 /// and is about to be scheduled: the loader leaves it three seconds.
-fn loads(world: &World) -> impl Iterator<Item = RelayStep> + '_ {
+fn loads<'a>(world: &'a World, setup: &'a Setup) -> impl Iterator<Item = RelayStep> + 'a {
     let is_there = |event, endpoint| {
         world.redis.retries.iter().any(|one| (one.event, one.endpoint) == (event, endpoint))
-    };
-    let is_about_to = |event, endpoint| {
-        let mut works = world.dispatchers.iter().flat_map(|one| &one.works);
-        let is_it = |stage: &Stage| matches!(stage, Stage::Recorded { .. });
-        works.any(|work| (work.event, work.endpoint) == (event, endpoint) && is_it(&work.stage))
     };
     let waits = world.postgres.rows.iter().filter(|row| world.postgres.falls_due(row.event, row.endpoint));
     waits
         .filter(move |row| !is_there(row.event, row.endpoint))
-        .filter(move |row| world.ghost.is_faulty || !is_about_to(row.event, row.endpoint))
+        .filter(move |row| world.may_be_due(setup, row.event, row.endpoint))
         .map(|row| RelayStep::Load(row.event, row.endpoint))
 }
 
@@ -202,7 +199,8 @@ fn dispatcher_steps(world: &World, setup: &Setup, id: u8, found: &mut Vec<Action
     }
     for one in world.redis.retries.iter().filter(|one| one.turn == Turn::Waits) {
         if !dispatcher.works.iter().any(|work| (work.event, work.endpoint) == (one.event, one.endpoint)) {
-            add(DispatcherStep::Claim(one.event, one.endpoint));
+            let is_due = world.may_be_due(setup, one.event, one.endpoint);
+            add(DispatcherStep::Claim { event: one.event, endpoint: one.endpoint, is_due });
         }
     }
     for index in 0..dispatcher.works.len() {
@@ -219,8 +217,18 @@ fn work_steps(world: &World, setup: &Setup, id: u8, index: usize, add: &mut impl
     let dispatcher = &world.dispatchers[usize::from(id)];
     let (left, work) = (&world.left, &dispatcher.works[index]);
     let is_off = world.postgres.disabled & (1 << work.endpoint) != 0;
+    if left.handovers > 0
+        && matches!(work.stage, Stage::Ready | Stage::Tried { .. })
+        && dispatcher.is_live(work)
+    {
+        add(DispatcherStep::HandOver { index, is_soon: true });
+        add(DispatcherStep::HandOver { index, is_soon: false });
+    }
     match work.stage {
-        Stage::Claimed => add(DispatcherStep::PrepareRetry(index)),
+        Stage::Claimed { is_due } => {
+            let is_due = is_due && world.may_be_due(setup, work.event, work.endpoint);
+            add(DispatcherStep::PrepareRetry { index, is_due });
+        }
         Stage::Ready => {
             add(DispatcherStep::Try(index, Answer::Taken));
             if left.failures > 0 {
@@ -230,7 +238,7 @@ fn work_steps(world: &World, setup: &Setup, id: u8, index: usize, add: &mut impl
             if is_live && (left.deferrals > 0 || is_off) {
                 add(DispatcherStep::Try(index, Answer::Deferred));
             }
-            if is_off && !is_live {
+            if is_off && !is_live && work.source != Source::HandedOver {
                 add(DispatcherStep::PutOff(index));
             }
         }
@@ -238,6 +246,9 @@ fn work_steps(world: &World, setup: &Setup, id: u8, index: usize, add: &mut impl
             add(DispatcherStep::Settle(index, Reach::All));
         }
         Stage::Tried { .. } | Stage::Settled { .. } => add(DispatcherStep::Record(index)),
+        // Redis hears of outcomes in the order in which they were committed.
+        Stage::Recorded { .. }
+            if dispatcher.is_handing_over(work) && setup.variant != Variant::SettledInAnyOrder => {}
         Stage::Recorded { .. } => {
             add(DispatcherStep::Settle(index, Reach::All));
             if left.lost_settles > 0 {
@@ -245,35 +256,6 @@ fn work_steps(world: &World, setup: &Setup, id: u8, index: usize, add: &mut impl
                 add(DispatcherStep::Settle(index, Reach::None));
             }
         }
-    }
-}
-
-fn faults(world: &World, found: &mut Vec<Action>) {
-    let left = &world.left;
-    if left.crashes > 0 {
-        let has_memory = |relay: &Relay| *relay != Relay::default();
-        let relays = world.relays.iter().enumerate().filter(|(_, relay)| has_memory(relay));
-        found.extend(relays.map(|(id, _)| Action::KillRelay(id as u8)));
-        let busy = world.dispatchers.iter().enumerate();
-        let busy = busy.filter(|(_, one)| !one.held.is_empty() || !one.works.is_empty());
-        found.extend(busy.map(|(id, _)| Action::KillDispatcher(id as u8)));
-    }
-    let is_empty = world.redis.streams.is_empty() && world.redis.retries.is_empty();
-    if left.flushes > 0 && !is_empty {
-        found.push(Action::FlushRedis);
-    }
-    if left.rollbacks > 0 {
-        match &world.snapshot {
-            None => found.push(Action::SnapshotRedis),
-            Some(snapshot) if **snapshot != world.redis => found.push(Action::RestoreRedis),
-            Some(_) => {}
-        }
-    }
-    if world.postgres.flushed.is_some() {
-        found.push(Action::FlushRows);
-    }
-    if left.outages > 0 {
-        found.push(Action::CrashPostgres);
     }
 }
 
@@ -340,48 +322,5 @@ pub fn apply(world: &mut World, setup: &Setup, action: Action) {
             ghost.is_faulty = true;
             go_wrong(world, fault);
         }
-    }
-}
-
-fn go_wrong(world: &mut World, fault: Action) {
-    let World { postgres, redis, relays, dispatchers, left, snapshot, .. } = world;
-    match fault {
-        Action::KillRelay(id) => {
-            left.crashes -= 1;
-            relays[usize::from(id)] = Relay::default();
-        }
-        Action::KillDispatcher(id) => {
-            left.crashes -= 1;
-            dispatchers[usize::from(id)] = Default::default();
-            redis.bury(id);
-            if let Some(snapshot) = snapshot {
-                snapshot.bury(id);
-            }
-        }
-        Action::FlushRedis => {
-            left.flushes -= 1;
-            *redis = Default::default();
-        }
-        Action::RestoreRedis => {
-            left.rollbacks -= 1;
-            if let Some(snapshot) = snapshot.take() {
-                *redis = *snapshot;
-            }
-            // A lease that comes back is renewed only by whom still has it in hand.
-            redis.end_leases(|id, event, endpoint| {
-                let mut claimed =
-                    dispatchers[usize::from(id)].works.iter().filter(|work| work.source == Source::Retry);
-                claimed.any(|work| (work.event, work.endpoint) == (event, endpoint))
-            });
-        }
-        Action::CrashPostgres => {
-            left.outages -= 1;
-            postgres.open.clear();
-            if let Some((rows, attempts)) = postgres.flushed.take() {
-                (postgres.rows, postgres.attempts) = (rows, attempts);
-            }
-            relays.fill(Relay::default());
-        }
-        _ => {}
     }
 }

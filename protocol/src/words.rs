@@ -63,10 +63,17 @@ impl fmt::Display for DispatcherStep {
             }
             Self::Prepare(nth) => write!(f, "looks up the outcomes of its entry {nth}"),
             Self::Drop(nth) => write!(f, "settles its entry {nth}, which owes nothing"),
-            Self::Claim(event, endpoint) => {
-                write!(f, "claims the retry of event {event} for endpoint {endpoint}")
+            Self::Claim { event, endpoint, is_due } => {
+                let early = if *is_due { "" } else { ", too early" };
+                write!(f, "claims the retry of event {event} for endpoint {endpoint}{early}")
             }
-            Self::PrepareRetry(nth) => write!(f, "reads the row of its work {nth}"),
+            Self::PrepareRetry { index, is_due: true } => write!(f, "reads the row of its work {index}"),
+            Self::PrepareRetry { index, is_due: false } => {
+                write!(f, "reads the row of its work {index}, which is not due yet")
+            }
+            Self::HandOver { index, is_soon } => {
+                write!(f, "hands its work {index} over, {}", if *is_soon { "until soon" } else { "for long" })
+            }
             Self::Try(nth, answer) => write!(f, "tries its work {nth}: {answer:?}"),
             Self::PutOff(nth) => write!(f, "puts its work {nth} off"),
             Self::Record(nth) => write!(f, "records its work {nth}"),

@@ -5,6 +5,7 @@ use crate::ghost::Ghost;
 use crate::postgres::Postgres;
 use crate::redis::Redis;
 use crate::relay::Relay;
+use crate::work::{Source, Stage, Work};
 
 /// A place in the log. Asks are drawn from the same sequence.
 pub type Position = u8;
@@ -43,6 +44,12 @@ pub enum Variant {
     HistoryAtHead,
     /// A cursor that is moved back forgets what was still owed, but for what is owed as of now.
     OwedForgotten,
+    /// The entry of an attempt that is handed over is settled without a row.
+    HandOverUnrecorded,
+    /// What is handed over may be due before its attempt has ended.
+    HandOverDueAtOnce,
+    /// Redis may hear that an attempt was handed over after it has heard of its outcome.
+    SettledInAnyOrder,
 }
 
 /// What may still happen, beside the steps of relays and dispatchers.
@@ -54,6 +61,8 @@ pub struct Left {
     pub failures: u8,
     /// Deliveries that are deferred.
     pub deferrals: u8,
+    /// Attempts that take so long that they are handed over.
+    pub handovers: u8,
     /// Changes of an endpoint's filter.
     pub filters: u8,
     /// Endpoints that are switched off. They may be switched on again.
@@ -109,6 +118,7 @@ impl Setup {
             events: 2,
             failures: 0,
             deferrals: 0,
+            handovers: 0,
             filters: 0,
             disables: 0,
             replays: 0,
@@ -151,6 +161,22 @@ impl World {
             ghost: Ghost { is_faulty: setup.relays > 1, ..Ghost::default() },
             snapshot: None,
         }
+    }
+
+    /// Whether a delivery may be due, by its row. Not while its attempt is handed over, nor before Redis has heard of
+    /// an outcome: only once something has gone wrong does that take longer than a delivery waits.
+    pub fn may_be_due(&self, setup: &Setup, event: EventId, endpoint: EndpointId) -> bool {
+        if self.ghost.is_faulty {
+            return true;
+        }
+        let ask = self.postgres.row(event, endpoint).map(|row| row.ask);
+        let is_soon_over = |work: &Work| match work.stage {
+            Stage::Recorded { .. } => true,
+            _ if setup.variant == Variant::HandOverDueAtOnce => false,
+            _ => work.source == Source::HandedOver && Some(work.ask) == ask,
+        };
+        let mut works = self.dispatchers.iter().flat_map(|one| &one.works);
+        !works.any(|work| (work.event, work.endpoint) == (event, endpoint) && is_soon_over(work))
     }
 }
 

@@ -49,9 +49,16 @@ setups! {
     switched_off_and_a_crash: 953_223, { dispatchers: 1 }, { events: 2, disables: 1, crashes: 1 };
     switched_off_and_a_flush: 43_161, { dispatchers: 1 }, { events: 1, disables: 1, flushes: 1 };
     deferred: 6_092, {}, { events: 2, deferrals: 1 };
+    handed_over: 18_418, {}, { events: 2, handovers: 1 };
+    handed_over_and_a_crash: 74_503, {}, { events: 1, handovers: 1, failures: 1, crashes: 1 };
+    handed_over_and_a_flush: 365_289, {}, { events: 1, handovers: 1, failures: 1, flushes: 1 };
+    handed_over_and_lost_settles: 38_611, {}, { events: 1, handovers: 1, failures: 1, lost_settles: 2 };
+    handed_over_and_a_replay: 87_238, {}, { events: 1, handovers: 1, failures: 1, replays: 1 };
+    handed_over_and_moved_back: 83_582, {}, { events: 1, handovers: 1, resets: 1, failures: 1 };
+    handed_over_and_switched_off: 9_311, { dispatchers: 1 }, { events: 1, handovers: 1, disables: 1 };
     a_replay: 31_079, {}, { events: 2, replays: 1 };
-    a_replay_and_a_crash: 66_637, {}, { events: 1, replays: 1, crashes: 1, failures: 1 };
-    only_what_is_missing: 69_609, { only_missing: true }, { events: 1, replays: 1, crashes: 1, failures: 1 };
+    a_replay_and_a_crash: 67_499, {}, { events: 1, replays: 1, crashes: 1, failures: 1 };
+    only_what_is_missing: 70_471, { only_missing: true }, { events: 1, replays: 1, crashes: 1, failures: 1 };
     moved_back: 1_741, {}, { events: 2, resets: 1 };
     moved_back_and_a_flush: 4_121, { dispatchers: 1 }, { events: 2, resets: 1, flushes: 1 };
     moved_back_and_two_relays: 2_958, { dispatchers: 1, relays: 2 }, { events: 1, resets: 1 };

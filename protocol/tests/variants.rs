@@ -3,7 +3,9 @@
 #![allow(clippy::print_stdout, reason = "the figures are the report")]
 
 use eventrail_protocol::explore::{Limits, explore};
-use eventrail_protocol::invariants::Invariant::{self, AllDelivered, Gapless, Settled, Truthful};
+use eventrail_protocol::invariants::Invariant::{
+    self, AllDelivered, Gapless, NoDuplicate, Settled, Truthful,
+};
 use eventrail_protocol::world::{Left, Setup, Variant};
 
 #[track_caller]
@@ -95,6 +97,24 @@ fn a_feed_on_its_way_through_history_follows_the_head() {
 fn a_cursor_moved_back_forgets_what_was_owed() {
     let left = Left { events: 2, resets: 1, filters: 1, ..NONE };
     refuted(Variant::OwedForgotten, Setup { dispatchers: 1, left, ..SETUP }, &[AllDelivered]);
+}
+
+#[test]
+fn an_attempt_is_handed_over_without_a_row() {
+    let setup = Setup { dispatchers: 1, left: Left { events: 1, handovers: 1, ..NONE }, ..SETUP };
+    refuted(Variant::HandOverUnrecorded, setup, &[Gapless, Settled]);
+}
+
+#[test]
+fn what_is_handed_over_is_due_before_its_attempt_has_ended() {
+    let left = Left { events: 1, handovers: 1, ..NONE };
+    refuted(Variant::HandOverDueAtOnce, Setup { left, ..SETUP }, &[NoDuplicate]);
+}
+
+#[test]
+fn redis_hears_of_an_outcome_before_it_hears_of_the_hand_over() {
+    let left = Left { events: 1, handovers: 1, failures: 1, replays: 1, ..NONE };
+    refuted(Variant::SettledInAnyOrder, Setup { left, ..SETUP }, &[NoDuplicate]);
 }
 
 #[test]

@@ -16,6 +16,7 @@ const EVERYTHING: Setup = Setup {
         events: 5,
         failures: 3,
         deferrals: 2,
+        handovers: 2,
         filters: 1,
         disables: 2,
         replays: 1,
