@@ -35,6 +35,7 @@ struct Pair {
     events: Events,
     endpoints: Vec<EndpointId>,
     consumers: Vec<String>,
+    dead: HashSet<String>,
     next_position: u8,
 }
 
@@ -52,6 +53,7 @@ async fn streams_and_retries_are_as_the_model_has_them() {
             events: Events::default(),
             endpoints: (0..3).map(|_| EndpointId::generate()).collect(),
             consumers: (0..DISPATCHERS).map(|id| format!("{seed}-{id}")).collect(),
+            dead: HashSet::new(),
             next_position: 1,
         };
         let mut chance = StdRng::seed_from_u64(seed);
@@ -149,9 +151,7 @@ impl Pair {
         let (name, consumer) = (self.name(key), self.consumers[usize::from(me)].clone());
         let (redis, keys) = (&mut self.redis, &self.keys);
         let idle = IdleFor { of_dead: Duration::ZERO, of_living: LONG };
-        // Those who died have signed off: nobody need be missed twice.
-        let missed = HashSet::new();
-        let taken = intake::take_over(redis, keys, &name, &consumer, &missed, idle, 100).await.unwrap();
+        let taken = intake::take_over(redis, keys, &name, &consumer, &self.dead, idle, 100).await.unwrap();
         let mut modelled = Vec::new();
         while let Some(one) = self.model.take_over(key, me) {
             modelled.push(plain(&one));
@@ -239,6 +239,7 @@ impl Pair {
     async fn kill(&mut self, me: u8) -> String {
         let consumer = &mut self.consumers[usize::from(me)];
         intake::sign_off(&mut self.redis, &self.keys, consumer).await.unwrap();
+        self.dead.insert(consumer.clone());
         consumer.push('+');
         let past = Utc::now() - TimeDelta::seconds(1);
         for one in self.model.retries.clone().into_iter().filter(|one| one.turn == Turn::Leased(me)) {
