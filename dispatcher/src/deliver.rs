@@ -20,12 +20,14 @@ use tokio::time::{Instant, timeout_at};
 use crate::classify::classify;
 use crate::clock;
 use crate::event::Event;
-use crate::http_client::{Client, H2_STREAM_WINDOW, MOST_BYTES, Meter};
+use crate::http_client::{Client, H2_STREAM_WINDOW, MOST_BYTES, Meter, TooMuch};
 use crate::recipients::Target;
 use crate::work::{Origin, Work};
 
 /// So much of an answer's body is kept.
 const KEEP_BYTES: usize = 4 * 1024;
+/// What a piece of a body counts for at least: thousands of tiny chunks take more time than their bytes do.
+const PIECE_BYTES: usize = 256;
 
 /// What all attempts share.
 pub(crate) struct Courier {
@@ -201,7 +203,7 @@ async fn read_body(
                 let chunk = frame.into_data().unwrap_or_default();
                 let room = KEEP_BYTES - kept.len();
                 kept.extend_from_slice(&chunk[..chunk.len().min(room)]);
-                read += chunk.len();
+                read += chunk.len().max(PIECE_BYTES);
                 meter.inspect(|meter| meter.took(chunk.len()));
             }
             Ok(None) => {
@@ -215,7 +217,7 @@ async fn read_body(
             Err(_) => return (kept, Some(format!("{}: not all of it in time", Failure::Timeout))),
         }
     }
-    (kept, Some(format!("longer than the {} KiB that are read", most >> 10)))
+    (kept, Some(format!("{}: {TooMuch}", Failure::Protocol)))
 }
 
 impl Answer {

@@ -132,11 +132,13 @@ async fn receivers_that_send_too_much_or_nonsense_are_cut_off() {
     let broken = |chunk: &[u8]| answers([OK, chunked, chunk].concat());
     let endless: &'static [u8] = [OK, chunked].concat().leak();
     let chunk = [b"2000\r\n", &[b'x'; 0x2000][..], b"\r\n"].concat();
+    let tiny = [b"8\r\nxxxxxxxx\r\n".repeat(300), b"0\r\n\r\n".to_vec()].concat();
     let bomb = gzip_bomb(8 << 20);
     let bomb_head = format!("content-encoding: gzip\r\ncontent-length: {}\r\n\r\n", bomb.len());
     try_all(
         vec![
             Hostile::new("an endless body", floods(endless, chunk), answered(200, more)),
+            Hostile::new("a body in tiny pieces", broken(&tiny), answered(200, more)),
             Hostile::new(
                 "a body without an end",
                 floods(b"HTTP/1.0 200 OK\r\n\r\n", [b'x'; 8192]),
