@@ -20,6 +20,7 @@ mod log_order;
 mod openapi;
 mod problems;
 mod redrives;
+mod replay_progress;
 mod replays;
 mod roles;
 mod support;

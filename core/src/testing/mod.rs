@@ -5,6 +5,7 @@
 
 mod api;
 mod disk;
+mod endpoint;
 mod eventually;
 mod invariants;
 mod past;
@@ -16,6 +17,7 @@ mod template;
 
 pub use api::{Api, Endpoint, Reply};
 pub use disk::SmallDisk;
+pub use endpoint::make_endpoint;
 pub use eventually::{PATIENCE, eventually, eventually_within};
 pub use invariants::Invariants;
 pub use process::EventrailProcess;

@@ -2,18 +2,10 @@
 #![allow(clippy::unwrap_used, reason = "in a test a panic is the report")]
 
 use bytes::Bytes;
-use eventrail_core::db::audit::Author;
-use eventrail_core::db::endpoint::{self, NewEndpoint};
 use eventrail_core::db::log::{self, NewEvent};
-use eventrail_core::endpoint::CustomHeaders;
-use eventrail_core::group::GroupName;
 use eventrail_core::ids::EventId;
-use eventrail_core::matching::Filter;
 use eventrail_core::rail::entry;
-use eventrail_core::secret::Secret;
-use eventrail_core::start::Start;
-use eventrail_core::testing::{Stack, eventually};
-use eventrail_core::vault::{SecretsKey, Vault};
+use eventrail_core::testing::{Stack, eventually, make_endpoint};
 use redis::Value;
 
 use super::*;
@@ -30,27 +22,6 @@ async fn relay(stack: &Stack) -> Relay {
     assert!(relay.lead().await.unwrap());
     relay.renew_at = Instant::now() + FAR;
     relay
-}
-
-async fn make_endpoint(stack: &Stack) {
-    let author = Author { actor: "admin".into(), action: "test", address: String::new() };
-    let vault = Vault::new(&SecretsKey::generate(), &[]);
-    let new = NewEndpoint {
-        url: "http://127.0.0.1:9/".parse().unwrap(),
-        description: String::new(),
-        filter: Filter::default(),
-        headers: CustomHeaders::default(),
-        timeout_ms: None,
-        max_in_flight: None,
-        rate_per_second: None,
-        retry: None,
-        auth: None,
-        secret: Secret::generate(),
-        start: Start::Latest,
-    };
-    let group = GroupName::default_group();
-    let made = endpoint::create(&stack.pool, &vault, &author, &group, &new).await.unwrap();
-    assert!(matches!(made, endpoint::Created::Created(_)));
 }
 
 async fn publish(stack: &Stack) {
@@ -71,6 +42,18 @@ async fn streamed_and_logged(stack: &Stack) -> anyhow::Result<(Vec<EventId>, Vec
     });
     let logged = sqlx::query_scalar("select id from event order by position").fetch_all(&stack.pool).await?;
     Ok((entries.collect(), logged))
+}
+
+/// A log of four events, all of them appended by a relay of its own.
+async fn four_appended() -> (Stack, Relay) {
+    let stack = Stack::start().await;
+    make_endpoint(&stack.pool, "http://127.0.0.1:9/".parse().unwrap()).await;
+    let mut relay = relay(&stack).await;
+    for _ in 0..4 {
+        publish(&stack).await;
+    }
+    appends_all(&mut relay, &stack).await;
+    (stack, relay)
 }
 
 /// Drives the relay, as the supervisor does, until the stream of the moment has what the log has.
@@ -103,13 +86,7 @@ async fn fail_over(stack: &mut Stack, count: i64) {
 
 #[tokio::test]
 async fn an_event_at_a_position_that_was_given_again_is_appended_before_the_lease_is_renewed() {
-    let mut stack = Stack::start().await;
-    make_endpoint(&stack).await;
-    let mut relay = relay(&stack).await;
-    for _ in 0..4 {
-        publish(&stack).await;
-    }
-    appends_all(&mut relay, &stack).await;
+    let (mut stack, mut relay) = four_appended().await;
     fail_over(&mut stack, 1).await;
     // The first of them takes the place of the one that was lost.
     publish(&stack).await;
@@ -122,13 +99,7 @@ async fn an_event_at_a_position_that_was_given_again_is_appended_before_the_leas
 
 #[tokio::test]
 async fn a_feed_that_lags_is_not_read_for_on_another_server() {
-    let mut stack = Stack::start().await;
-    make_endpoint(&stack).await;
-    let mut relay = relay(&stack).await;
-    for _ in 0..4 {
-        publish(&stack).await;
-    }
-    appends_all(&mut relay, &stack).await;
+    let (mut stack, mut relay) = four_appended().await;
     // Two more, which are lost now, were seen at the head while the stream had no room.
     relay.head.position += 2;
     fail_over(&mut stack, 1).await;

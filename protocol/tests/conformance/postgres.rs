@@ -5,7 +5,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use eventrail_core::db::audit::Author;
 use eventrail_core::db::cursor::{self, CursorTarget};
 use eventrail_core::db::delivery::{self, Attempt, Record, Status};
-use eventrail_core::db::endpoint::{self, NewEndpoint};
+use eventrail_core::db::endpoint;
 use eventrail_core::db::endpoint_change::{self, Backlog, Changed, Replacement};
 use eventrail_core::db::lease::{self, Incarnation};
 use eventrail_core::db::log::{self, Appended, NewEvent};
@@ -17,10 +17,7 @@ use eventrail_core::endpoint::CustomHeaders;
 use eventrail_core::group::GroupName;
 use eventrail_core::ids::EndpointId;
 use eventrail_core::matching::Filter;
-use eventrail_core::secret::Secret;
-use eventrail_core::start::Start;
-use eventrail_core::testing::Stack;
-use eventrail_core::vault::{SecretsKey, Vault};
+use eventrail_core::testing::{Stack, make_endpoint};
 use eventrail_protocol::postgres::{ALL_KINDS, Kind, LIVE, Outcome, Postgres, State};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -84,24 +81,8 @@ impl Pair {
             events: Events::default(),
             endpoints: Vec::new(),
         };
-        let vault = Vault::new(&SecretsKey::generate(), &[]);
         for id in 0..ENDPOINTS {
-            let new = NewEndpoint {
-                url: url(id),
-                description: String::new(),
-                filter: Filter::default(),
-                headers: CustomHeaders::default(),
-                timeout_ms: None,
-                max_in_flight: None,
-                rate_per_second: None,
-                retry: None,
-                auth: None,
-                secret: Secret::generate(),
-                start: Start::Latest,
-            };
-            let made = endpoint::create(&pair.pool, &vault, &pair.author, &pair.group, &new).await.unwrap();
-            let endpoint::Created::Created(made) = made else { panic!("not created") };
-            pair.endpoints.push(made.id);
+            pair.endpoints.push(make_endpoint(&pair.pool, url(id)).await);
             let here = pair.model.draw();
             pair.model.subscriptions[usize::from(id)].from = here;
         }
