@@ -13,7 +13,7 @@ use eventrail_core::ids::EndpointId;
 use eventrail_core::metrics as names;
 use eventrail_core::rail::keys::Keys;
 use eventrail_core::rail::link::Link;
-use eventrail_core::rail::ready::Hint;
+use eventrail_core::rail::ready::{self, Hint};
 use eventrail_core::rail::{self, intake as consumer};
 use eventrail_core::vault::Vault;
 use futures_util::StreamExt as _;
@@ -125,7 +125,7 @@ pub async fn run(
 
     // The helpers end by themselves at the stop; relay, intake and recorder in this order after it.
     let mut helpers = JoinSet::new();
-    helpers.spawn(listen(redis.clone(), keys.clone(), Arc::clone(&bell), hint_sender));
+    helpers.spawn(listen(redis.clone(), keys.clone(), name.clone(), Arc::clone(&bell), hint_sender));
     helpers.spawn(announce(Arc::clone(&context)));
     helpers.spawn(clock::keep(pool.clone()));
     helpers.spawn(refresh(Arc::clone(&context)));
@@ -243,6 +243,7 @@ async fn lead(mut relay: Relay, bell: Arc<Notify>, stop: CancellationToken) {
 async fn listen(
     redis: Link,
     keys: Keys,
+    name: String,
     bell: Arc<Notify>,
     hints: mpsc::UnboundedSender<Hint>,
 ) -> anyhow::Result<()> {
@@ -255,7 +256,7 @@ async fn listen(
             while let Some(message) = messages.next().await {
                 if message.get_channel_name() == keys.doorbell() {
                     bell.notify_one();
-                } else if let Ok(hint) = serde_json::from_slice(message.get_payload_bytes()) {
+                } else if let Some(hint) = ready::heard(message.get_payload_bytes(), &name) {
                     let _ = hints.send(hint);
                 }
             }

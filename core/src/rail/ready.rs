@@ -36,18 +36,50 @@ pub enum Hint {
     Retries { group_id: i64, group: GroupName },
 }
 
-/// Publishes hints to all dispatchers, in one round trip.
+/// A hint on its way, with the dispatcher that gives it.
+#[derive(Serialize, Deserialize)]
+struct Message<Name, Given> {
+    from: Name,
+    hint: Given,
+}
+
+/// Publishes hints to all other dispatchers, in one round trip.
 ///
 /// # Errors
 /// Redis is away. Nothing is lost: the next settle pass rings again.
-pub async fn publish(redis: &mut ConnectionManager, channel: &str, hints: &[Hint]) -> redis::RedisResult<()> {
+pub async fn publish(
+    redis: &mut ConnectionManager,
+    channel: &str,
+    from: &str,
+    hints: &[Hint],
+) -> redis::RedisResult<()> {
     if hints.is_empty() {
         return Ok(());
     }
     let mut pipeline = redis::pipe();
     for hint in hints {
-        let text = serde_json::to_string(hint).unwrap_or_default();
+        let text = serde_json::to_string(&Message { from, hint }).unwrap_or_default();
         pipeline.cmd("PUBLISH").arg(channel).arg(text).ignore();
     }
     pipeline.exec_async(redis).await
+}
+
+/// The hint of a message; `None` if it is this dispatcher's own, which has heard it already, or not understood.
+pub fn heard(message: &[u8], own: &str) -> Option<Hint> {
+    let message: Message<String, Hint> = serde_json::from_slice(message).ok()?;
+    (message.from != own).then_some(message.hint)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_dispatcher_hears_the_others_and_not_itself() {
+        let hint = Hint::Retries { group_id: 7, group: "orders".parse().unwrap() };
+        let text = serde_json::to_vec(&Message { from: "a", hint: &hint }).unwrap();
+        assert_eq!(heard(&text, "b"), Some(hint));
+        assert_eq!(heard(&text, "a"), None);
+        assert_eq!(heard(b"nonsense", "a"), None);
+    }
 }

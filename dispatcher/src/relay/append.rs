@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use eventrail_core::metrics as names;
-use eventrail_core::rail::ready;
+use eventrail_core::rail::ready::{self, Hint};
 use eventrail_core::rail::stream::{self, Appended};
 use futures_util::future::join_all;
 use redis::aio::ConnectionManager;
@@ -38,11 +38,17 @@ impl Relay {
                 Err(error) => failed = Some(error),
             }
         }
+        self.tell(hints).await?;
+        failed.map_or(Ok(()), |error| Err(error.into()))
+    }
+
+    /// Gives hints to this process's own intake and to all others.
+    pub(super) async fn tell(&mut self, hints: Vec<Hint>) -> redis::RedisResult<()> {
+        let (channel, from) = (self.config.keys.ready(), &self.config.holder);
         for hint in &hints {
             let _ = self.hints.send(hint.clone());
         }
-        ready::publish(&mut self.redis, &self.config.keys.ready(), &hints).await?;
-        failed.map_or(Ok(()), |error| Err(error.into()))
+        ready::publish(&mut self.redis, &channel, from, &hints).await
     }
 }
 

@@ -8,7 +8,7 @@ use eventrail_core::db::{answered, delivery, feed, replay, topology};
 use eventrail_core::feed::FeedKind;
 use eventrail_core::metrics as names;
 use eventrail_core::rail::keys::Keys;
-use eventrail_core::rail::{ready, stream};
+use eventrail_core::rail::stream;
 use futures_util::future::join_all;
 
 use super::Relay;
@@ -79,11 +79,7 @@ impl Relay {
 
     async fn load_retries(&mut self) -> anyhow::Result<()> {
         let hints = self.loader.load(&self.pool, &mut self.redis, &self.config.keys).await?;
-        for hint in &hints {
-            let _ = self.hints.send(hint.clone());
-        }
-        ready::publish(&mut self.redis, &self.config.keys.ready(), &hints).await?;
-        Ok(())
+        Ok(self.tell(hints).await?)
     }
 
     /// Ends rows that wait for what is no more. An attempt may have been under way when its endpoint was deleted
@@ -159,11 +155,7 @@ impl Relay {
         for (id, ..) in &complete {
             tracing::info!(feed.id = id, "feed delivered all of its interval");
         }
-        for hint in &hints {
-            let _ = self.hints.send(hint.clone());
-        }
-        ready::publish(&mut self.redis, &self.config.keys.ready(), &hints).await?;
-        Ok(())
+        Ok(self.tell(hints).await?)
     }
 
     /// Parks endpoints past the deferral bound and disabled ones, from where their live feed was read to;
