@@ -130,6 +130,11 @@ impl FeedState {
         self.feed.selection.is_none() && self.wants_more(self.until(head))
     }
 
+    /// Whether the next step has work with it, whatever comes to the log.
+    pub(super) fn needs(&self, head: i64) -> bool {
+        !self.known || self.lags(head)
+    }
+
     /// Whether there is more to read for it, up to `end`, and room for what is found.
     pub(super) fn wants_more(&self, end: i64) -> bool {
         self.known && self.waiting.is_empty() && self.scanned < end

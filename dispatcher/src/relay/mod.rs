@@ -163,7 +163,9 @@ impl Relay {
         let helped = self.help_lagging().await?;
         self.append_waiting().await?;
         let replayed = self.help_replays().await?;
-        Ok(read > 0 || helped || replayed)
+        // The end of the log was read: what is committed from now on rings.
+        let is_more = read == BATCH || self.feeds.values().any(|feed| feed.needs(self.head.position));
+        Ok(read > 0 && is_more || helped || replayed)
     }
 
     /// Forgets all that was believed of log and streams: after an error, everything is compared again.
