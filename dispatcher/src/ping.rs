@@ -16,6 +16,9 @@ use crate::event::Event;
 use crate::http_client;
 use crate::recipients::{Defaults, Target};
 
+/// Connections to a receiver that may rest until its next ping.
+const MOST_IDLE: usize = 4;
+
 /// Sends pings as the dispatcher sends deliveries.
 pub struct Pings {
     pool: PgPool,
@@ -35,7 +38,7 @@ impl Pings {
         config: DispatcherConfig,
     ) -> anyhow::Result<Self> {
         let courier = Courier {
-            client: http_client::build(Arc::new(egress))?,
+            client: http_client::build(Arc::new(egress), MOST_IDLE)?,
             longest_retry_after: Duration::from_millis(config.max_backoff_ms),
         };
         Ok(Self { pool, vault, courier: Arc::new(courier), timeout: config.attempt_timeout(), config })

@@ -97,7 +97,7 @@ pub async fn run(
         ),
         cache: Arc::clone(&cache),
         courier: Courier {
-            client: http_client::build(Arc::new(egress))?,
+            client: http_client::build(Arc::new(egress), config.max_in_flight as usize)?,
             longest_retry_after: Duration::from_millis(config.max_backoff_ms),
         },
         health: Health::new(config.auto_disable_after.0),

@@ -102,15 +102,23 @@ impl<S: AsyncRead + Unpin> AsyncRead for Metered<S> {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        let room = buffer.remaining().min(this.meter.left());
-        if room == 0 && buffer.remaining() > 0 {
+        let left = this.meter.left();
+        if left == 0 && buffer.remaining() > 0 {
             return Poll::Ready(Err(io::Error::other(TooMuch)));
         }
-        let mut part = ReadBuf::new(buffer.initialize_unfilled_to(room));
-        ready!(Pin::new(&mut this.stream).poll_read(context, &mut part))?;
-        let bytes = part.filled().len();
+        // Nearly always there is enough left for all of the buffer, which then needs no zeros before it is filled.
+        let bytes = if left >= buffer.remaining() {
+            let before = buffer.filled().len();
+            ready!(Pin::new(&mut this.stream).poll_read(context, buffer))?;
+            buffer.filled().len() - before
+        } else {
+            let mut part = ReadBuf::new(buffer.initialize_unfilled_to(left));
+            ready!(Pin::new(&mut this.stream).poll_read(context, &mut part))?;
+            let bytes = part.filled().len();
+            buffer.advance(bytes);
+            bytes
+        };
         this.meter.read(bytes);
-        buffer.advance(bytes);
         Poll::Ready(Ok(()))
     }
 }

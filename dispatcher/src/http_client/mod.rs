@@ -20,8 +20,6 @@ use hyper_util::rt::{TokioExecutor, TokioTimer};
 pub(crate) use dial::{Dialer, NotReached};
 pub(crate) use meter::{MOST_BYTES, Meter, TooMuch};
 
-/// Idle connections kept for each receiver.
-const IDLE_CONNECTIONS: usize = 128;
 const MAX_HEADERS: usize = 100;
 /// With what is read of an answer in HTTP/2, as much as is ever sent of it.
 pub(crate) const H2_STREAM_WINDOW: u32 = MOST_BYTES as u32 / 2;
@@ -30,9 +28,12 @@ const H2_HEADER_BYTES: u32 = 16 << 10;
 
 pub(crate) type Client = legacy::Client<Dialer, Full<Bytes>>;
 
+/// Of each receiver as many connections rest as requests may be under way: all endpoints of a group may live on one
+/// host, and a connection that is closed after its request costs as much as the delivery.
+///
 /// # Errors
 /// The TLS set-up is unusable.
-pub(crate) fn build(policy: Arc<EgressPolicy>) -> anyhow::Result<Client> {
+pub(crate) fn build(policy: Arc<EgressPolicy>, most_idle: usize) -> anyhow::Result<Client> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let mut roots = rustls::RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
     // The machine's own roots too: receivers behind a private authority.
@@ -46,7 +47,7 @@ pub(crate) fn build(policy: Arc<EgressPolicy>) -> anyhow::Result<Client> {
     let client = legacy::Client::builder(TokioExecutor::new())
         .timer(TokioTimer::new())
         .pool_timer(TokioTimer::new())
-        .pool_max_idle_per_host(IDLE_CONNECTIONS)
+        .pool_max_idle_per_host(most_idle)
         .pool_idle_timeout(Duration::from_secs(60))
         .http1_max_headers(MAX_HEADERS)
         .http1_max_buf_size(MOST_BYTES)
