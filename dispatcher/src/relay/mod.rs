@@ -163,9 +163,10 @@ impl Relay {
         let helped = self.help_lagging().await?;
         self.append_waiting().await?;
         let replayed = self.help_replays().await?;
-        // The end of the log was read: what is committed from now on rings.
+        // Where the end of the log was read, what is committed from now on rings. A feed whose stream has just had room
+        // for what waited has more to read, though nothing is new.
         let is_more = read == BATCH || self.feeds.values().any(|feed| feed.needs(self.head.position));
-        Ok(read > 0 && is_more || helped || replayed)
+        Ok(is_more || helped || replayed)
     }
 
     /// Forgets all that was believed of log and streams: after an error, everything is compared again.
