@@ -45,15 +45,25 @@ impl std::fmt::Debug for SigningKey {
 }
 
 /// The value of `webhook-signature`. The newest key comes first, by the order of `keys`.
-pub fn sign(id: &str, timestamp: i64, body: &[u8], keys: &[SigningKey]) -> String {
+pub fn sign<'a>(
+    id: &str,
+    timestamp: i64,
+    body: &[u8],
+    keys: impl IntoIterator<Item = &'a SigningKey>,
+) -> String {
     sign_parts(id, timestamp, &[body], keys)
 }
 
 /// The same for a body in several parts, which are signed as if they were one.
-pub fn sign_parts(id: &str, timestamp: i64, body: &[&[u8]], keys: &[SigningKey]) -> String {
+pub fn sign_parts<'a>(
+    id: &str,
+    timestamp: i64,
+    body: &[&[u8]],
+    keys: impl IntoIterator<Item = &'a SigningKey>,
+) -> String {
     let mut digits = [0; 20];
     let timestamp = decimal(timestamp, &mut digits);
-    let mut header = String::with_capacity(keys.len() * (VERSION.len() + ENCODED_LENGTH + 1));
+    let mut header = String::with_capacity(VERSION.len() + ENCODED_LENGTH);
     for key in keys {
         if !header.is_empty() {
             header.push(' ');

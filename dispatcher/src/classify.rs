@@ -5,7 +5,7 @@ use std::io::ErrorKind;
 
 use eventrail_core::verdict::Failure;
 
-use crate::http_client::{NotReached, TooMuch};
+use crate::http_client::{Broken, NotReached, TooMuch};
 
 /// A failure's kind, and its chain of causes as one line.
 pub(crate) fn classify(error: &(dyn Error + 'static)) -> (Failure, String) {
@@ -47,6 +47,11 @@ fn kind(error: &(dyn Error + 'static)) -> Failure {
         ) => return Failure::Reset,
         _ => {}
     }
+    match cause::<Broken>(error) {
+        Some(Broken::Closed) => return Failure::Reset,
+        Some(_) => return Failure::Protocol,
+        None => {}
+    }
     match cause::<hyper::Error>(error) {
         Some(http) if http.is_timeout() => Failure::Timeout,
         Some(http) if http.is_incomplete_message() || http.is_closed() || http.is_canceled() => {
@@ -78,10 +83,10 @@ fn io_kind(error: &(dyn Error + 'static)) -> Option<ErrorKind> {
     io.get_ref().and_then(|inner| io_kind(inner)).or_else(|| Some(io.kind()))
 }
 
-/// The chain, without the client's own word for where it happened, and at most 500 bytes long.
+/// The chain, at most 500 bytes long.
 fn detail(error: &(dyn Error + 'static)) -> String {
     let mut parts: Vec<String> = Vec::new();
-    let mut next = if error.is::<hyper_util::client::legacy::Error>() { error.source() } else { Some(error) };
+    let mut next = Some(error);
     while let Some(error) = next {
         let text = error.to_string();
         if parts.last().is_none_or(|last| !last.contains(&text)) {

@@ -8,26 +8,16 @@ use eventrail_core::db::delivery::{Attempt, Record, Status};
 use eventrail_core::ids::ReplayId;
 use eventrail_core::metrics as names;
 use eventrail_core::retry::retry_after;
-use eventrail_core::signature;
+use eventrail_core::signature::{self, WEBHOOK_ID, WEBHOOK_SIGNATURE, WEBHOOK_TIMESTAMP};
 use eventrail_core::verdict::{AttemptResult, Failure, Verdict, verdict};
-use http::header::{ACCEPT, CONTENT_TYPE, RETRY_AFTER, USER_AGENT};
-use http::{HeaderMap, HeaderName, HeaderValue, Request, Response};
-use http_body_util::{BodyExt as _, Full};
-use hyper::body::Incoming;
-use hyper_util::client::legacy::connect::capture_connection;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::Instant;
 
 use crate::classify::classify;
 use crate::clock;
 use crate::event::Event;
-use crate::http_client::{Client, H2_STREAM_WINDOW, MOST_BYTES, Meter, TooMuch};
+use crate::http_client::{Client, NotAnswered, Received};
 use crate::recipients::Target;
 use crate::work::{Origin, Work};
-
-/// So much of an answer's body is kept.
-const KEEP_BYTES: usize = 4 * 1024;
-/// What a piece of a body counts for at least: thousands of tiny chunks take more time than their bytes do.
-const PIECE_BYTES: usize = 256;
 
 /// What all attempts share.
 pub(crate) struct Courier {
@@ -123,104 +113,55 @@ async fn send(
     now: DateTime<Utc>,
 ) -> Answer {
     let deadline = Instant::now() + target.timeout;
-    let mut request = Request::new(Full::new(event.body.clone()));
-    *request.method_mut() = http::Method::POST;
-    *request.headers_mut() = headers(target, event, order, now);
-    match target.url.as_str().parse() {
-        Ok(uri) => *request.uri_mut() = uri,
+    // Standard Webhooks 1.0.0, "Webhook metadata" and "Signature scheme".
+    let timestamp = now.timestamp();
+    let signatures = signature::sign(&event.id_text, timestamp, &event.body, target.signing_keys(now));
+    let (timestamp, number) = (timestamp.to_string(), order.number.to_string());
+    let replay = order.resend.map(|replay| replay.to_string());
+    let own = [
+        (WEBHOOK_ID, event.id_text.as_str()),
+        (WEBHOOK_TIMESTAMP, &timestamp),
+        (WEBHOOK_SIGNATURE, &signatures),
+        ("eventrail-attempt", &number),
+        ("eventrail-replay", replay.as_deref().unwrap_or_default()),
+    ];
+    let own = if replay.is_some() { &own[..] } else { &own[..own.len() - 1] };
+    match courier.client.post(&target.destination, own, &event.body, deadline).await {
+        Ok(received) => Answer::of(received),
         Err(error) => {
-            return Answer::failed(Failure::Protocol, format!("the URL can't be asked for: {error}"));
-        }
-    }
-    let connection = capture_connection(&mut request);
-    match timeout_at(deadline, courier.client.request(request)).await {
-        Ok(Ok(response)) => read(response, deadline).await,
-        Ok(Err(error)) => {
-            let (failure, detail) = classify(&error);
+            let failed =
+                |what| (Failure::Timeout, format!("no {what} within {} ms", target.timeout.as_millis()));
+            let (failure, detail) = match &error {
+                NotAnswered::NoConnection => failed("connection"),
+                NotAnswered::NoAnswer => failed("answer"),
+                NotAnswered::Unsent(error) | NotAnswered::Failed(error) => classify(&**error),
+            };
             Answer::failed(failure, detail)
         }
-        Err(_) => {
-            let what = if connection.connection_metadata().is_some() { "answer" } else { "connection" };
-            Answer::failed(Failure::Timeout, format!("no {what} within {} ms", target.timeout.as_millis()))
-        }
     }
-}
-
-/// Standard Webhooks 1.0.0, "Webhook metadata" and "Signature scheme".
-fn headers(target: &Target, event: &Event, order: &Order, now: DateTime<Utc>) -> HeaderMap {
-    let timestamp = now.timestamp();
-    let mut headers = target.headers.clone();
-    let mut put = |name: HeaderName, value: &str| {
-        if let Ok(value) = HeaderValue::from_str(value) {
-            headers.insert(name, value);
-        }
-    };
-    let signatures = signature::sign(&event.id_text, timestamp, &event.body, &target.signing_keys(now));
-    put(HeaderName::from_static("webhook-id"), &event.id_text);
-    put(HeaderName::from_static("webhook-timestamp"), &timestamp.to_string());
-    put(HeaderName::from_static("webhook-signature"), &signatures);
-    put(HeaderName::from_static("eventrail-attempt"), &order.number.to_string());
-    put(HeaderName::from_static("eventrail-group"), target.group.as_ref());
-    if let Some(replay) = order.resend {
-        put(HeaderName::from_static("eventrail-replay"), &replay.to_string());
-    }
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    headers.entry(ACCEPT).or_insert(HeaderValue::from_static("*/*"));
-    headers.insert(USER_AGENT, HeaderValue::from_static(concat!("EventRail/", env!("CARGO_PKG_VERSION"))));
-    headers
-}
-
-/// Reads an answer's head and the beginning of its body. A 2xx whose body stalls or overflows is delivered.
-async fn read(response: Response<Incoming>, deadline: Instant) -> Answer {
-    let (head, body) = response.into_parts();
-    let wait = head
-        .headers
-        .get(RETRY_AFTER)
-        .and_then(|value| value.to_str().ok())
-        .and_then(|value| retry_after(value, clock::now()));
-    let (kept, detail) = read_body(body, head.extensions.get::<Meter>(), deadline).await;
-    let failure = (!head.status.is_success()).then_some(Failure::Status);
-    Answer {
-        result: AttemptResult { status_code: Some(head.status.as_u16()), failure, retry_after: wait },
-        detail: detail.map(|detail| format!("body: {detail}")),
-        body: (!kept.is_empty()).then_some(kept),
-    }
-}
-
-/// The beginning of a body, and why it was not read to its end.
-async fn read_body(
-    mut body: Incoming,
-    meter: Option<&Meter>,
-    deadline: Instant,
-) -> (Vec<u8>, Option<String>) {
-    let is_h2 = meter.is_some_and(Meter::is_h2);
-    let most = if is_h2 { H2_STREAM_WINDOW as usize } else { MOST_BYTES };
-    let (mut kept, mut read) = (Vec::new(), 0);
-    meter.inspect(|meter| meter.answered());
-    while read < most {
-        match timeout_at(deadline, body.frame()).await {
-            Ok(Some(Ok(frame))) => {
-                let chunk = frame.into_data().unwrap_or_default();
-                let room = KEEP_BYTES - kept.len();
-                kept.extend_from_slice(&chunk[..chunk.len().min(room)]);
-                read += chunk.len().max(PIECE_BYTES);
-                meter.inspect(|meter| meter.took(chunk.len()));
-            }
-            Ok(None) => {
-                meter.inspect(|meter| meter.ended());
-                return (kept, None);
-            }
-            Ok(Some(Err(error))) => {
-                let (failure, detail) = classify(&error);
-                return (kept, Some(format!("{failure}: {detail}")));
-            }
-            Err(_) => return (kept, Some(format!("{}: not all of it in time", Failure::Timeout))),
-        }
-    }
-    (kept, Some(format!("{}: {TooMuch}", Failure::Protocol)))
 }
 
 impl Answer {
+    /// A 2xx whose body stalls or overflows is delivered.
+    fn of(received: Received) -> Self {
+        let detail = received.cut.map(|cut| match &cut {
+            NotAnswered::NoConnection | NotAnswered::NoAnswer => {
+                format!("body: {}: not all of it in time", Failure::Timeout)
+            }
+            NotAnswered::Unsent(error) | NotAnswered::Failed(error) => {
+                let (failure, detail) = classify(&**error);
+                format!("body: {failure}: {detail}")
+            }
+        });
+        let failure = (!(200..300).contains(&received.status)).then_some(Failure::Status);
+        let retry_after = received.retry_after.and_then(|value| retry_after(&value, clock::now()));
+        Self {
+            result: AttemptResult { status_code: Some(received.status), failure, retry_after },
+            detail,
+            body: (!received.body.is_empty()).then_some(received.body),
+        }
+    }
+
     fn failed(failure: Failure, detail: String) -> Self {
         Self {
             result: AttemptResult { status_code: None, failure: Some(failure), retry_after: None },

@@ -13,7 +13,7 @@ use sqlx::PgPool;
 
 use crate::deliver::{self, Courier, Order};
 use crate::event::Event;
-use crate::http_client;
+use crate::http_client::Client;
 use crate::recipients::{Defaults, Target};
 
 /// Connections to a receiver that may rest until its next ping.
@@ -38,7 +38,7 @@ impl Pings {
         config: DispatcherConfig,
     ) -> anyhow::Result<Self> {
         let courier = Courier {
-            client: http_client::build(Arc::new(egress), MOST_IDLE)?,
+            client: Client::new(Arc::new(egress), MOST_IDLE)?,
             longest_retry_after: Duration::from_millis(config.max_backoff_ms),
         };
         Ok(Self { pool, vault, courier: Arc::new(courier), timeout: config.attempt_timeout(), config })

@@ -16,6 +16,7 @@ use eventrail_core::vault::Vault;
 use http::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue};
 use sqlx::PgPool;
 
+use crate::http_client::Destination;
 use crate::lane::Limits;
 
 /// An endpoint with all that does not change from one delivery to the next.
@@ -23,8 +24,7 @@ pub(crate) struct Target {
     pub(crate) id: EndpointId,
     pub(crate) group_id: i64,
     pub(crate) group: GroupName,
-    pub(crate) url: url::Url,
-    pub(crate) headers: HeaderMap,
+    pub(crate) destination: Destination,
     keys: Vec<(SigningKey, Option<DateTime<Utc>>)>,
     pub(crate) timeout: Duration,
     pub(crate) max_in_flight: u32,
@@ -37,7 +37,7 @@ pub(crate) struct Target {
 
 impl Target {
     /// # Errors
-    /// A header of the row is none.
+    /// A header or the URL of the row is none.
     pub(crate) fn new(recipient: &Recipient, defaults: &Defaults) -> anyhow::Result<Self> {
         let mut headers = HeaderMap::new();
         for (name, value) in recipient.headers.iter() {
@@ -50,6 +50,10 @@ impl Target {
             value.set_sensitive(true);
             headers.insert(AUTHORIZATION, value);
         }
+        headers.insert(
+            HeaderName::from_static("eventrail-group"),
+            HeaderValue::from_str(recipient.group.as_ref())?,
+        );
         let policy = match &recipient.group_retry {
             Some(group) => group.apply(&defaults.policy),
             None => defaults.policy.clone(),
@@ -59,8 +63,7 @@ impl Target {
             id: recipient.id,
             group_id: recipient.group_id,
             group: recipient.group.clone(),
-            url: recipient.url.url().clone(),
-            headers,
+            destination: Destination::new(recipient.url.url(), headers)?,
             keys: recipient.secrets.iter().map(|(secret, end)| (SigningKey::new(secret), *end)).collect(),
             timeout: recipient.timeout.unwrap_or(defaults.timeout),
             max_in_flight: recipient.max_in_flight.unwrap_or(defaults.max_in_flight),
@@ -81,9 +84,8 @@ impl Target {
     }
 
     /// The keys that sign at this time, newest first.
-    pub(crate) fn signing_keys(&self, now: DateTime<Utc>) -> Vec<SigningKey> {
-        let valid = |end: &Option<DateTime<Utc>>| end.is_none_or(|end| end > now);
-        self.keys.iter().filter(|(_, end)| valid(end)).map(|(key, _)| key.clone()).collect()
+    pub(crate) fn signing_keys(&self, now: DateTime<Utc>) -> impl Iterator<Item = &SigningKey> {
+        self.keys.iter().filter(move |(_, end)| end.is_none_or(|end| end > now)).map(|(key, _)| key)
     }
 }
 

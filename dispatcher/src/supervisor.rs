@@ -26,13 +26,14 @@ use tokio_util::sync::CancellationToken;
 use crate::deliver::Courier;
 use crate::event::EventCache;
 use crate::footing::{CUT_OFF_AFTER, Footing};
+use crate::http_client::Client;
 use crate::intake::{CLAIM_AFTER, Intake, LONGEST_HOLD};
 use crate::maintenance::health::Health;
 use crate::maintenance::retention::Retention;
 use crate::prepare::Context;
 use crate::recipients::{Defaults, Recipients};
 use crate::relay::{Relay, RelayConfig, Step};
-use crate::{clock, http_client, maintenance, probes, record};
+use crate::{clock, maintenance, probes, record};
 
 /// A consumer that has not said so for this long is taken for dead.
 const ALIVE: Duration = Duration::from_secs(4);
@@ -97,7 +98,7 @@ pub async fn run(
         ),
         cache: Arc::clone(&cache),
         courier: Courier {
-            client: http_client::build(Arc::new(egress), config.max_in_flight as usize)?,
+            client: Client::new(Arc::new(egress), config.max_in_flight as usize)?,
             longest_retry_after: Duration::from_millis(config.max_backoff_ms),
         },
         health: Health::new(config.auto_disable_after.0),

@@ -10,11 +10,8 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use eventrail_core::egress::{Denied, EgressPolicy};
-use futures_util::future::BoxFuture;
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use http::Uri;
-use hyper_util::client::legacy::connect::{Connected, Connection};
-use hyper_util::rt::TokioIo;
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
@@ -50,8 +47,7 @@ pub(crate) enum NotReached {
     HandshakeNotInTime,
 }
 
-#[derive(Clone)]
-pub(crate) struct Dialer {
+pub(super) struct Dialer {
     policy: Arc<EgressPolicy>,
     names: Names,
     tls: TlsConnector,
@@ -62,7 +58,7 @@ impl Dialer {
         Self { policy, names: Names::of_this_machine(), tls: TlsConnector::from(Arc::new(tls)) }
     }
 
-    async fn dial(&self, uri: &Uri) -> Result<Link, NotReached> {
+    pub(super) async fn dial(&self, uri: &Uri) -> Result<Link, NotReached> {
         let is_tls = uri.scheme() == Some(&http::uri::Scheme::HTTPS);
         let host = uri.host().unwrap_or_default().trim_start_matches('[').trim_end_matches(']');
         let port = uri.port_u16().unwrap_or(if is_tls { 443 } else { 80 });
@@ -124,23 +120,8 @@ fn prepare(stream: &TcpStream) {
     }
 }
 
-impl tower::Service<Uri> for Dialer {
-    type Response = TokioIo<Link>;
-    type Error = NotReached;
-    type Future = BoxFuture<'static, Result<Self::Response, NotReached>>;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), NotReached>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, uri: Uri) -> Self::Future {
-        let dialer = self.clone();
-        Box::pin(async move { dialer.dial(&uri).await.map(TokioIo::new) })
-    }
-}
-
 /// A connection to a receiver.
-pub(crate) struct Link {
+pub(super) struct Link {
     stream: Stream,
     meter: Meter,
 }
@@ -150,10 +131,9 @@ enum Stream {
     Tls(Box<TlsStream<Metered<TcpStream>>>),
 }
 
-impl Connection for Link {
-    fn connected(&self) -> Connected {
-        let connected = Connected::new().extra(self.meter.clone());
-        if self.meter.is_h2() { connected.negotiated_h2() } else { connected }
+impl Link {
+    pub(super) fn meter(&self) -> &Meter {
+        &self.meter
     }
 }
 

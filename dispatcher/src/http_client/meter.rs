@@ -12,8 +12,8 @@ use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// What is read of an answer at most, its head included.
-pub(crate) const MOST_BYTES: usize = 64 << 10;
+use super::MOST_BYTES;
+
 /// What a connection of HTTP/2 may send beyond its answers.
 const MOST_BESIDES: usize = 1 << 20;
 /// What a frame of HTTP/2 may cost besides its content.
@@ -25,7 +25,7 @@ pub(crate) struct TooMuch;
 
 /// Shared by a connection and those who read answers from it.
 #[derive(Clone)]
-pub(crate) struct Meter(Arc<Shared>);
+pub(super) struct Meter(Arc<Shared>);
 
 struct Shared {
     left: AtomicUsize,
@@ -44,26 +44,26 @@ impl Meter {
         self.0.left.store(self.most(), Ordering::Relaxed);
     }
 
-    pub(crate) fn is_h2(&self) -> bool {
+    pub(super) fn is_h2(&self) -> bool {
         self.0.is_h2.load(Ordering::Relaxed)
     }
 
     /// The head of an answer has arrived.
-    pub(crate) fn answered(&self) {
+    pub(super) fn answered(&self) {
         if self.is_h2() {
-            self.give_back(super::H2_HEADER_BYTES as usize);
+            self.give_back(super::http2::HEADER_BYTES as usize);
         }
     }
 
     /// So much of an answer's body has arrived.
-    pub(crate) fn took(&self, bytes: usize) {
+    pub(super) fn took(&self, bytes: usize) {
         if self.is_h2() {
             self.give_back(bytes + FRAME_BYTES);
         }
     }
 
     /// All of an answer has arrived: the connection's next request has as much again.
-    pub(crate) fn ended(&self) {
+    pub(super) fn ended(&self) {
         if !self.is_h2() {
             self.0.left.store(MOST_BYTES, Ordering::Relaxed);
         }

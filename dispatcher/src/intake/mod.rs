@@ -248,6 +248,7 @@ impl Intake {
             self.next_renewal = now + prepare::RENEW_LEASES_EVERY;
             self.renew_leases();
         }
+        self.context.courier.client.sweep(now);
         self.feeds.retain(|_, slot| !slot.is_forgotten(now));
         self.look_after(now);
     }
