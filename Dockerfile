@@ -1,6 +1,8 @@
 # One small image with the one binary: `eventrail api`, `dispatcher`, `migrate`, …
 
 FROM rust:1.95-slim-bookworm AS build
+# For the allocator, which is written in C.
+RUN apt-get update && apt-get install --yes --no-install-recommends make && rm -rf /var/lib/apt/lists/*
 WORKDIR /eventrail
 COPY . .
 RUN --mount=type=cache,target=/usr/local/cargo/registry \

@@ -131,13 +131,15 @@ pub async fn record(executor: impl PgExecutor<'_>, records: &mut [Record]) -> sq
         .collect())
 }
 
+/// Lists that stand in the select list are not written to a table first, as those in `from` are.
 const RECORD: &str = "
 with input as (
-    select * from unnest($1::uuid[], $2::uuid[], $3::bigint[], $4::bigint[], $5::bigint[], $6::text[],
-        $7::timestamptz[], $8::text[], $9::timestamptz[], $10::int[], $11::int[], $12::text[], $13::bytea[],
-        $14::text[], $15::text[], $16::uuid[])
-    as i (event_id, endpoint_id, group_id, feed_id, ask, status, next_attempt_at, last_error, started_at,
-          duration_ms, status_code, error_detail, response_body, trigger, attempt_error, replay_id)
+    select unnest($1::uuid[]) as event_id, unnest($2::uuid[]) as endpoint_id, unnest($3::bigint[]) as group_id,
+        unnest($4::bigint[]) as feed_id, unnest($5::bigint[]) as ask, unnest($6::text[]) as status,
+        unnest($7::timestamptz[]) as next_attempt_at, unnest($8::text[]) as last_error,
+        unnest($9::timestamptz[]) as started_at, unnest($10::int[]) as duration_ms, unnest($11::int[]) as status_code,
+        unnest($12::text[]) as error_detail, unnest($13::bytea[]) as response_body, unnest($14::text[]) as trigger,
+        unnest($15::text[]) as attempt_error, unnest($16::uuid[]) as replay_id
 ), row as (
     insert into delivery as d (event_id, endpoint_id, group_id, feed_id, ask, status, attempt_count,
         attempt_total, next_attempt_at, last_status_code, last_error, replay_id)
@@ -180,7 +182,7 @@ with input as (
 select event_id, endpoint_id, ask, status, attempt_count from row";
 
 #[derive(Default)]
-struct Columns {
+struct Columns<'a> {
     event_id: Vec<EventId>,
     endpoint_id: Vec<EndpointId>,
     group_id: Vec<i64>,
@@ -192,19 +194,19 @@ struct Columns {
     started_at: Vec<Option<DateTime<Utc>>>,
     duration_ms: Vec<Option<i32>>,
     status_code: Vec<Option<i32>>,
-    error_detail: Vec<Option<String>>,
-    response_body: Vec<Option<Vec<u8>>>,
+    error_detail: Vec<Option<&'a str>>,
+    response_body: Vec<Option<&'a [u8]>>,
     trigger: Vec<Option<&'static str>>,
     attempt_error: Vec<Option<&'static str>>,
     replay_id: Vec<Option<ReplayId>>,
 }
 
-impl Columns {
+impl<'a> Columns<'a> {
     fn with_capacity(rows: usize) -> Self {
         Self { event_id: Vec::with_capacity(rows), endpoint_id: Vec::with_capacity(rows), ..Self::default() }
     }
 
-    fn push(&mut self, record: &Record) {
+    fn push(&mut self, record: &'a Record) {
         let attempt = record.attempt.as_ref();
         self.event_id.push(record.event_id);
         self.endpoint_id.push(record.endpoint_id);
@@ -217,8 +219,8 @@ impl Columns {
         self.started_at.push(attempt.map(|attempt| attempt.started_at));
         self.duration_ms.push(attempt.map(|attempt| attempt.duration_ms));
         self.status_code.push(attempt.and_then(|attempt| attempt.status_code).map(i32::from));
-        self.error_detail.push(attempt.and_then(|attempt| attempt.error_detail.clone()));
-        self.response_body.push(attempt.and_then(|attempt| attempt.response_body.clone()));
+        self.error_detail.push(attempt.and_then(|attempt| attempt.error_detail.as_deref()));
+        self.response_body.push(attempt.and_then(|attempt| attempt.response_body.as_deref()));
         self.trigger.push(attempt.map(|attempt| attempt.trigger));
         self.replay_id.push(record.replay_id);
         self.attempt_error.push(attempt.and_then(|attempt| attempt.error).map(Failure::as_str));

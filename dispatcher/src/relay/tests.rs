@@ -3,6 +3,7 @@
 
 use bytes::Bytes;
 use eventrail_core::db::log::{self, NewEvent};
+use eventrail_core::event::{EventType, Source};
 use eventrail_core::ids::EventId;
 use eventrail_core::rail::entry;
 use eventrail_core::testing::{Stack, eventually, make_endpoint};
@@ -12,9 +13,13 @@ use super::*;
 
 const FAR: Duration = Duration::from_secs(3600);
 
-/// A relay whose lease was taken for longer than the test lasts.
 async fn relay(stack: &Stack) -> Relay {
-    let config = RelayConfig { holder: "test".into(), window: 1000, keys: stack.keys() };
+    relay_with(stack, 1000).await
+}
+
+/// A relay with such a window, whose lease was taken for longer than the test lasts.
+async fn relay_with(stack: &Stack, window: u32) -> Relay {
+    let config = RelayConfig { holder: "test".into(), window, keys: stack.keys() };
     let (hints, _) = mpsc::unbounded_channel();
     let cache = Arc::new(EventCache::new(1_000_000));
     let mut relay =
@@ -111,4 +116,31 @@ async fn a_feed_that_lags_is_not_read_for_on_another_server() {
     assert!(lagging.is_err(), "it is read for as if nothing had been lost");
     relay.forget();
     appends_all(&mut relay, &stack).await;
+}
+
+#[tokio::test]
+async fn a_backlog_is_read_on_whenever_its_stream_has_had_room() {
+    // More than two reads of the log, and a stream with room for one append.
+    const EVENTS: usize = 2 * BATCH + BATCH / 2;
+    let stack = Stack::start().await;
+    make_endpoint(&stack.pool, "http://127.0.0.1:9/".parse().unwrap()).await;
+    let (kind, source): (EventType, Source) = ("order.paid".parse().unwrap(), "shop".parse().unwrap());
+    let event = NewEvent::new(kind, source, Bytes::from_static(b"{}"), None);
+    for _ in 0..EVENTS / 50 {
+        log::append_events(&mut stack.pool.acquire().await.unwrap(), &[&event; 50]).await.unwrap();
+    }
+    let mut relay = relay_with(&stack, BATCH as u32).await;
+    let mut redis = stack.redis_connection().await;
+    let (_, stream) = stack.invariants().live_streams().await.unwrap().remove(0);
+    let mut appended = 0;
+    while appended < EVENTS {
+        let step = relay.step().await.unwrap();
+        let head = relay.head.position;
+        let may_rest = relay.feeds.values().all(|feed| !feed.needs(head));
+        assert!(step == Step::Worked || may_rest, "the relay rests with {appended} of {EVENTS} appended");
+        appended += redis::cmd("XLEN").arg(&stream).query_async::<usize>(&mut redis).await.unwrap();
+        // As dispatchers do; the tail stays.
+        redis::cmd("XTRIM").arg(&stream).arg("MAXLEN").arg(0).exec_async(&mut redis).await.unwrap();
+    }
+    assert_eq!(appended, EVENTS);
 }
