@@ -26,6 +26,7 @@ mod record;
 pub mod relay;
 mod slots;
 mod supervisor;
+mod told;
 mod work;
 
 #[doc(hidden)]

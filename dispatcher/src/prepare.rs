@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use chrono::TimeDelta;
 use eventrail_core::db::delivery::{self, Due, Known};
 use eventrail_core::db::lines::Lines;
-use eventrail_core::db::{recipient, tail, waiting};
+use eventrail_core::db::{answered, recipient, tail, waiting};
 use eventrail_core::feed::{FeedKind, GoesBack};
 use eventrail_core::group::GroupName;
 use eventrail_core::ids::{EndpointId, EventId, ReplayId};
@@ -31,6 +31,8 @@ use crate::maintenance::health::Health;
 use crate::recipients::Recipients;
 use crate::work::{HeldEntry, Origin, Work};
 
+/// Events that are looked up while their entries are read; of more at once the time is not felt.
+const FEW: usize = 16;
 /// A claimed retry is given back by itself after this, unless the lease is renewed: so a dispatcher that died
 /// delays a retry by no more.
 const RETRY_LEASE: Duration = Duration::from_secs(12);
@@ -63,6 +65,7 @@ pub(crate) async fn entries(
     feed: &FeedRef,
     stream: &Arc<str>,
     reads: Vec<Read>,
+    looked: Looked,
 ) -> anyhow::Result<Vec<Work>> {
     let taken_at = Instant::now();
     let (mut settled, mut entries) = (Vec::new(), Vec::with_capacity(reads.len()));
@@ -79,7 +82,7 @@ pub(crate) async fn entries(
     if !entries.is_empty() {
         know_targets(context, &entries).await?;
         let ids: Vec<EventId> = entries.iter().map(|entry| entry.event_id).collect();
-        let (known, events) = tokio::try_join!(known_of(context, &ids), bring(context, &ids))?;
+        let (known, events) = tokio::try_join!(looked.or_known_of(context, &ids), bring(context, &ids))?;
         let known: HashMap<Member, Known> = known.into_iter().map(|row| (member_of(&row), row)).collect();
         for entry in entries {
             let owed: Vec<EndpointId> = entry
@@ -126,6 +129,35 @@ pub(crate) async fn entries(
         pipeline.exec_async(&mut context.redis.connection()).await?;
     }
     Ok(works)
+}
+
+/// What was known of some events while their entries were being read.
+#[derive(Default)]
+pub(crate) struct Looked {
+    events: Vec<EventId>,
+    known: Vec<Known>,
+}
+
+impl Looked {
+    async fn or_known_of(self, context: &Context, events: &[EventId]) -> anyhow::Result<Vec<Known>> {
+        match events.iter().all(|event| self.events.contains(event)) {
+            true => Ok(self.known),
+            false => known_of(context, events).await,
+        }
+    }
+}
+
+/// Looks up what is known of these events, if they are few; nothing if PostgreSQL is away. For entries that nobody
+/// has read yet: what becomes of them while they are read could only have been done under another incarnation of their
+/// stream.
+pub(crate) async fn look_up(context: &Context, events: Vec<EventId>) -> Looked {
+    if events.is_empty() || events.len() > FEW {
+        return Looked::default();
+    }
+    match answered(known_of(context, &events)).await {
+        Ok(known) => Looked { events, known },
+        Err(_) => Looked::default(),
+    }
 }
 
 async fn known_of(context: &Context, events: &[EventId]) -> anyhow::Result<Vec<Known>> {

@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
 use eventrail_core::group::GroupName;
+use eventrail_core::ids::EventId;
 use eventrail_core::rail::entry::Read;
 use eventrail_core::rail::intake::From;
 use eventrail_core::rail::ready::FeedRef;
@@ -17,6 +18,8 @@ pub(crate) struct FeedSlot {
     pub(crate) reading: bool,
     /// Entries whose outcomes are being looked up.
     pub(crate) preparing: usize,
+    /// Of which events entries were appended last, as far as this process knows.
+    pub(crate) appended: Vec<EventId>,
     /// Counts hints, so that one that comes during a read is not lost.
     pub(crate) rung: u64,
     pub(crate) next_take_over: Instant,
@@ -37,6 +40,7 @@ impl FeedSlot {
             feed,
             reading: false,
             preparing: 0,
+            appended: Vec::new(),
             rung: 0,
             next_take_over: now,
             missed: HashSet::new(),
@@ -49,8 +53,9 @@ impl FeedSlot {
         }
     }
 
-    pub(crate) fn ring(&mut self, crowded: bool, now: Instant) {
+    pub(crate) fn ring(&mut self, crowded: bool, appended: Vec<EventId>, now: Instant) {
         self.feed.crowded = crowded;
+        self.appended = appended;
         self.rung += 1;
         self.rung_at = now;
         self.ready = true;

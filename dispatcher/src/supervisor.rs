@@ -13,7 +13,7 @@ use eventrail_core::ids::EndpointId;
 use eventrail_core::metrics as names;
 use eventrail_core::rail::keys::Keys;
 use eventrail_core::rail::link::Link;
-use eventrail_core::rail::ready::{self, Hint};
+use eventrail_core::rail::ready;
 use eventrail_core::rail::{self, intake as consumer};
 use eventrail_core::vault::Vault;
 use futures_util::StreamExt as _;
@@ -33,6 +33,7 @@ use crate::maintenance::retention::Retention;
 use crate::prepare::Context;
 use crate::recipients::{Defaults, Recipients};
 use crate::relay::{Relay, RelayConfig, Step};
+use crate::told::Told;
 use crate::{clock, maintenance, probes, record};
 
 /// A consumer that has not said so for this long is taken for dead.
@@ -246,7 +247,7 @@ async fn listen(
     keys: Keys,
     name: String,
     bell: Arc<Notify>,
-    hints: mpsc::UnboundedSender<Hint>,
+    hints: mpsc::UnboundedSender<Told>,
 ) -> anyhow::Result<()> {
     loop {
         let heard = async {
@@ -258,7 +259,7 @@ async fn listen(
                 if message.get_channel_name() == keys.doorbell() {
                     bell.notify_one();
                 } else if let Some(hint) = ready::heard(message.get_payload_bytes(), &name) {
-                    let _ = hints.send(hint);
+                    let _ = hints.send(hint.into());
                 }
             }
             redis::RedisResult::Ok(())

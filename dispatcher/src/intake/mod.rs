@@ -24,9 +24,10 @@ use tokio_util::sync::CancellationToken;
 use crate::deliver::Outcome;
 use crate::lane::HARD_LIMIT;
 use crate::lanes::Lanes;
-use crate::prepare::{self, Claimed, Context};
+use crate::prepare::{self, Claimed, Context, Looked};
 use crate::record::{Item, Settled};
 use crate::slots::{FeedSlot, RetrySlot};
+use crate::told::Told;
 use crate::work::{Origin, Work};
 use crate::{background, clock};
 use held::Held;
@@ -53,11 +54,31 @@ const READ_EVERY: usize = 16;
 
 /// What runs beside the intake, and what it answers.
 enum Done {
-    Read { stream: Arc<str>, from: From, rung: u64, count: usize, answer: redis::RedisResult<Vec<Read>> },
-    TakenOver { stream: Arc<str>, answer: redis::RedisResult<TakenOver> },
-    Prepared { stream: Arc<str>, positions: Vec<i64>, answer: anyhow::Result<Vec<Work>> },
-    Claimed { group_id: i64, answer: anyhow::Result<Claimed> },
-    Turns { endpoint: EndpointId, answer: redis::RedisResult<Turns> },
+    Read {
+        stream: Arc<str>,
+        from: From,
+        rung: u64,
+        count: usize,
+        answer: redis::RedisResult<Vec<Read>>,
+        known: Looked,
+    },
+    TakenOver {
+        stream: Arc<str>,
+        answer: redis::RedisResult<TakenOver>,
+    },
+    Prepared {
+        stream: Arc<str>,
+        positions: Vec<i64>,
+        answer: anyhow::Result<Vec<Work>>,
+    },
+    Claimed {
+        group_id: i64,
+        answer: anyhow::Result<Claimed>,
+    },
+    Turns {
+        endpoint: EndpointId,
+        answer: redis::RedisResult<Turns>,
+    },
     Attempted(Box<Outcome>),
     Renewed(redis::RedisResult<()>),
 }
@@ -128,7 +149,7 @@ impl Intake {
     /// A task has panicked: the process had better start anew.
     pub(crate) async fn run(
         mut self,
-        mut hints: mpsc::UnboundedReceiver<Hint>,
+        mut hints: mpsc::UnboundedReceiver<Told>,
         mut settled: mpsc::UnboundedReceiver<Settled>,
         stop: CancellationToken,
         drain: Duration,
@@ -144,7 +165,7 @@ impl Intake {
                         self.on_done(done);
                     }
                 }
-                Some(hint) = hints.recv() => self.on_hint(hint),
+                Some(told) = hints.recv() => self.on_told(told),
                 Some(news) = settled.recv() => self.on_settled(news),
                 _ = tick.tick() => self.on_tick(),
             }
@@ -192,14 +213,14 @@ impl Intake {
         }
     }
 
-    fn on_hint(&mut self, hint: Hint) {
+    fn on_told(&mut self, Told { hint, appended }: Told) {
         let now = Instant::now();
         match hint {
             Hint::Entries(feed) => {
                 let stream: Arc<str> = feed.stream.as_str().into();
                 let crowded = feed.crowded;
                 let slot = self.feeds.entry(Arc::clone(&stream)).or_insert_with(|| FeedSlot::new(feed, now));
-                slot.ring(crowded, now);
+                slot.ring(crowded, appended, now);
                 self.read(&stream, now);
             }
             Hint::Retries { group_id, group } => {
@@ -263,8 +284,8 @@ impl Intake {
                     self.read_all(now);
                 }
             }
-            Ok(Done::Read { stream, from, rung, count, answer }) => {
-                self.on_read(&stream, &from, rung, count, answer);
+            Ok(Done::Read { stream, from, rung, count, answer, known }) => {
+                self.on_read(&stream, &from, rung, count, answer, known);
             }
             Ok(Done::TakenOver { stream, answer }) => self.on_taken_over(&stream, answer),
             Ok(Done::Prepared { stream, positions, answer }) => self.on_prepared(&stream, &positions, answer),

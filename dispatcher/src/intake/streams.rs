@@ -13,7 +13,7 @@ use eventrail_core::rail::intake::{self, From, IdleFor, TakenOver};
 
 use super::{BACKOFF, CLAIM_AFTER, Done, Intake, READ_COUNT};
 use crate::lanes::{Class, SOFT_LIMIT};
-use crate::prepare;
+use crate::prepare::{self, Looked};
 use crate::slots::FeedSlot;
 use crate::work::{Origin, Work};
 
@@ -37,13 +37,14 @@ impl Intake {
         rung: u64,
         count: usize,
         answer: redis::RedisResult<Vec<Read>>,
+        known: Looked,
     ) {
         let Some(slot) = self.feeds.get_mut(stream) else { return };
         slot.reading = false;
         match answer {
             Ok(reads) => {
                 slot.has_read(from, &reads, rung, count);
-                self.prepare(stream, reads);
+                self.prepare(stream, reads, known);
             }
             Err(error) => {
                 tracing::debug!(%stream, %error, "stream not read");
@@ -62,14 +63,14 @@ impl Intake {
                     tracing::info!(%stream, entries = reads.len(), "took over entries that were left behind");
                     metrics::counter!(names::ENTRIES_CLAIMED).increment(reads.len() as u64);
                 }
-                self.prepare(stream, reads);
+                self.prepare(stream, reads, Looked::default());
             }
             Err(error) => tracing::debug!(%stream, %error, "nothing taken over"),
         }
     }
 
     /// Looks up what is owed of these entries, beside the intake; those in hand already are passed over.
-    pub(super) fn prepare(&mut self, stream: &Arc<str>, mut reads: Vec<Read>) {
+    fn prepare(&mut self, stream: &Arc<str>, mut reads: Vec<Read>, known: Looked) {
         let Some(slot) = self.feeds.get_mut(stream) else { return };
         let entries = &mut self.entries;
         reads.retain(|read| match read {
@@ -87,7 +88,7 @@ impl Intake {
         slot.preparing += positions.len();
         let (context, feed, stream) = (Arc::clone(&self.context), slot.feed.clone(), Arc::clone(stream));
         self.tasks.spawn(async move {
-            let answer = answered(prepare::entries(&context, &feed, &stream, reads)).await;
+            let answer = answered(prepare::entries(&context, &feed, &stream, reads, known)).await;
             Done::Prepared { stream, positions, answer }
         });
     }
@@ -156,11 +157,16 @@ impl Intake {
         let Some(slot) = self.feeds.get_mut(stream) else { return };
         slot.reading = true;
         let (from, rung) = (slot.from(now), slot.rung);
+        let appended = match from {
+            From::New => std::mem::take(&mut slot.appended),
+            From::Own(_) => Vec::new(),
+        };
         let (context, stream) = (Arc::clone(&self.context), Arc::clone(stream));
         self.tasks.spawn(async move {
             let mut redis = context.redis.connection();
-            let answer = intake::read(&mut redis, &stream, &context.consumer, &from, count).await;
-            Done::Read { stream, from, rung, count, answer }
+            let reading = intake::read(&mut redis, &stream, &context.consumer, &from, count);
+            let (answer, known) = tokio::join!(reading, prepare::look_up(&context, appended));
+            Done::Read { stream, from, rung, count, answer, known }
         });
     }
 

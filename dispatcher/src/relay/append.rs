@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use eventrail_core::ids::EventId;
 use eventrail_core::metrics as names;
 use eventrail_core::rail::ready::{self, Hint};
 use eventrail_core::rail::stream::{self, Appended};
@@ -10,6 +11,7 @@ use redis::aio::ConnectionManager;
 
 use super::feeds::{FULL_PAUSE_MOST, FeedState, shortest_full_pause};
 use super::{APPEND_BATCH, Relay};
+use crate::told::Told;
 
 impl Relay {
     /// Appends what the feeds have waiting, to all streams at once, and tells the dispatchers.
@@ -26,27 +28,29 @@ impl Relay {
                 let was_crowded = state.crowded;
                 let outcome = append_all(&mut redis, state, room).await;
                 let is_news = state.crowded && !was_crowded;
-                (state, outcome.map(|appended| appended > 0 || is_news))
+                let tells = |appended: &Vec<EventId>| !appended.is_empty() || is_news;
+                (state, outcome.map(|appended| Some(appended).filter(tells)))
             }
         });
-        let mut hints = Vec::new();
+        let mut told = Vec::new();
         let mut failed = None;
         for (state, outcome) in join_all(appends).await {
             match outcome {
-                Ok(true) => hints.push(state.hint()),
-                Ok(false) => {}
+                Ok(Some(appended)) => told.push(Told { hint: state.hint(), appended }),
+                Ok(None) => {}
                 Err(error) => failed = Some(error),
             }
         }
-        self.tell(hints).await?;
+        self.tell(told).await?;
         failed.map_or(Ok(()), |error| Err(error.into()))
     }
 
     /// Gives hints to this process's own intake and to all others.
-    pub(super) async fn tell(&mut self, hints: Vec<Hint>) -> redis::RedisResult<()> {
+    pub(super) async fn tell(&mut self, told: Vec<Told>) -> redis::RedisResult<()> {
         let (channel, from) = (self.config.keys.ready(), &self.config.holder);
-        for hint in &hints {
-            let _ = self.hints.send(hint.clone());
+        let hints: Vec<Hint> = told.iter().map(|told| told.hint.clone()).collect();
+        for told in told {
+            let _ = self.hints.send(told);
         }
         ready::publish(&mut self.redis, &channel, from, &hints).await
     }
@@ -57,13 +61,13 @@ pub(super) fn is_crowded(length: u64, room: u64) -> bool {
     length > room / 2
 }
 
-/// Appends a feed's waiting entries as far as its stream has room; answers how many. A refused append makes
+/// Appends a feed's waiting entries as far as its stream has room; answers of which events. A refused append makes
 /// the feed unknown: it is compared again.
 async fn append_all(
     redis: &mut ConnectionManager,
     state: &mut FeedState,
     room: u64,
-) -> redis::RedisResult<usize> {
+) -> redis::RedisResult<Vec<EventId>> {
     let mut appended = 0;
     state.full_until = None;
     while appended < state.waiting.len() {
@@ -89,8 +93,7 @@ async fn append_all(
                     "append refused: the stream is compared with the record again");
                 metrics::counter!(names::RELAY_APPENDS_REFUSED).increment(1);
                 state.known = false;
-                state.waiting.clear();
-                return Ok(appended);
+                return Ok(state.waiting.drain(..).take(appended).map(|entry| entry.event_id).collect());
             }
             Err(error) => {
                 state.known = false;
@@ -99,7 +102,6 @@ async fn append_all(
             }
         }
     }
-    state.waiting.drain(..appended);
     metrics::counter!(names::RELAY_ENTRIES_APPENDED).increment(appended as u64);
-    Ok(appended)
+    Ok(state.waiting.drain(..appended).map(|entry| entry.event_id).collect())
 }

@@ -14,12 +14,12 @@ use eventrail_core::ids::ReplayId;
 use eventrail_core::metrics as names;
 use eventrail_core::rail::keys::Keys;
 use eventrail_core::rail::link::Link;
-use eventrail_core::rail::ready::Hint;
 use redis::aio::ConnectionManager;
 use sqlx::PgPool;
 use tokio::sync::mpsc;
 
 use crate::event::{Event, EventCache};
+use crate::told::Told;
 use feeds::FeedState;
 use loader::Loader;
 use pace::Pace;
@@ -76,7 +76,7 @@ pub struct Relay {
     redis: ConnectionManager,
     config: RelayConfig,
     /// Hints for this process's own intake; the others hear them through Redis.
-    hints: mpsc::UnboundedSender<Hint>,
+    hints: mpsc::UnboundedSender<Told>,
     cache: Arc<EventCache>,
     leads: bool,
     /// All that was read is to be read again.
@@ -106,7 +106,7 @@ impl Relay {
         pool: PgPool,
         link: Link,
         config: RelayConfig,
-        hints: mpsc::UnboundedSender<Hint>,
+        hints: mpsc::UnboundedSender<Told>,
         cache: Arc<EventCache>,
     ) -> Self {
         let now = Instant::now();

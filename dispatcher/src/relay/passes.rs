@@ -15,6 +15,7 @@ use super::Relay;
 use super::append::is_crowded;
 use super::feeds::{FeedState, Seen, stream_of};
 use super::loader::Loader;
+use crate::told::Told;
 
 /// How often the cursors of feeds without entries are written.
 const IDLE_SETTLE_EVERY: Duration = Duration::from_secs(15);
@@ -79,7 +80,7 @@ impl Relay {
 
     async fn load_retries(&mut self) -> anyhow::Result<()> {
         let hints = self.loader.load(&self.pool, &mut self.redis, &self.config.keys).await?;
-        Ok(self.tell(hints).await?)
+        Ok(self.tell(hints.into_iter().map(Told::from).collect()).await?)
     }
 
     /// Ends rows that wait for what is no more. An attempt may have been under way when its endpoint was deleted
@@ -120,7 +121,7 @@ impl Relay {
                     state.crowded = is_crowded(entries, room);
                     state.dirty = entries > 0 || !state.waiting.is_empty() || !state.is_live();
                     if entries > 0 {
-                        hints.push(state.hint());
+                        hints.push(Told::from(state.hint()));
                     }
                     if position > state.settled
                         || state.feed.selection.is_some() && state.published() > state.shown
