@@ -31,5 +31,7 @@ mod work;
 
 #[doc(hidden)]
 pub use event::request_body;
+#[doc(hidden)]
+pub use http_client::{ReadAnswer, read_answer};
 pub use ping::Pings;
 pub use supervisor::run;

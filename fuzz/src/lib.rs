@@ -4,6 +4,7 @@
 //! Inputs are text where they can be (one part a line), so that seeds are read and written by hand.
 //! `cli/tests/fuzz_seeds.rs` runs all of them over their seeds in every test run.
 
+pub mod answer;
 pub mod cursor;
 pub mod event_body;
 pub mod headers;
@@ -15,7 +16,8 @@ pub mod url;
 /// A target: what it is called in `fuzz/seeds`, and what it runs.
 pub type Target = (&'static str, fn(&[u8]));
 
-pub const TARGETS: [Target; 7] = [
+pub const TARGETS: [Target; 8] = [
+    ("answer", answer::run),
     ("cursor", cursor::run),
     ("event_body", event_body::run),
     ("headers", headers::run),

@@ -31,6 +31,7 @@ use self::taken::Taken;
 pub(crate) use self::destination::{Destination, OwnHeader};
 pub(crate) use self::dial::NotReached;
 pub(crate) use self::http1::Broken;
+pub use self::http1::{ReadAnswer, read_answer};
 pub(crate) use self::meter::TooMuch;
 
 /// What is read of an answer at most, its head included.

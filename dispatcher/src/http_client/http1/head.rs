@@ -95,7 +95,7 @@ enum Transfer {
     #[default]
     None,
     Chunked,
-    /// A coding that is not undone here.
+    /// It ends with the connection.
     Other,
 }
 
@@ -122,9 +122,9 @@ impl Fields {
                 self.length = Some(length);
             }
         } else if is("transfer-encoding") {
-            let is_chunked = header.value.trim_ascii().eq_ignore_ascii_case(b"chunked");
-            let is_first = self.transfer == Transfer::None;
-            self.transfer = if is_chunked && is_first { Transfer::Chunked } else { Transfer::Other };
+            // The last coding says how the body ends; what others did to it is not undone here.
+            let is_chunked = parts().next_back().is_some_and(|last| last.eq_ignore_ascii_case(b"chunked"));
+            self.transfer = if is_chunked { Transfer::Chunked } else { Transfer::Other };
         } else if is("connection") {
             self.closes |= parts().any(|part| part.eq_ignore_ascii_case(b"close"));
             self.stays |= parts().any(|part| part.eq_ignore_ascii_case(b"keep-alive"));
@@ -163,6 +163,7 @@ mod tests {
             ("HTTP/1.1 304 No\r\ncontent-length: 9\r\n\r\n", Framing::Length(0), true),
             ("HTTP/1.1 200 OK\r\n\r\n", Framing::UntilClose, false),
             ("HTTP/1.1 200 OK\r\ntransfer-encoding: gzip\r\n\r\n", Framing::UntilClose, false),
+            ("HTTP/1.1 200 OK\r\ntransfer-encoding: gzip, chunked\r\n\r\n", Framing::Chunked, true),
             ("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked, gzip\r\n\r\n", Framing::UntilClose, false),
             (
                 "HTTP/1.1 200 OK\r\nte: x\r\nconnection: x, Close\r\ncontent-length: 0\r\n\r\n",

@@ -53,10 +53,17 @@ impl From<Flaw> for Broken {
 
 pub(super) struct Http1 {
     link: Link,
-    /// What was read and belongs to nothing yet.
-    buffer: BytesMut,
+    came: Came,
     /// Nothing is on its way in either direction, and both sides want to go on.
     is_at_rest: bool,
+}
+
+/// What came and belongs to nothing yet.
+#[derive(Default)]
+struct Came {
+    buffer: BytesMut,
+    /// No head ends in so much of it.
+    scanned: usize,
 }
 
 /// A request on its way out.
@@ -68,18 +75,18 @@ struct Outgoing<'a> {
 
 impl Http1 {
     pub(super) fn new(link: Link) -> Self {
-        Self { link, buffer: BytesMut::new(), is_at_rest: true }
+        Self { link, came: Came::default(), is_at_rest: true }
     }
 
     /// Whether another request can be made on it, as far as is known here.
     pub(super) fn can_rest(&self) -> bool {
-        self.is_at_rest && self.buffer.is_empty()
+        self.is_at_rest && self.came.buffer.is_empty()
     }
 
     /// Gives back memory that a long answer took.
     pub(super) fn lie_down(&mut self) {
-        if self.buffer.capacity() > MOST_AT_REST {
-            self.buffer = BytesMut::new();
+        if self.came.buffer.capacity() > MOST_AT_REST {
+            self.came.buffer = BytesMut::new();
         }
     }
 
@@ -99,7 +106,7 @@ impl Http1 {
     pub(super) async fn ask(&mut self, head: &[u8], body: &[u8]) -> Result<Head, Broken> {
         self.is_at_rest = false;
         let mut outgoing = Outgoing { head, body, written: 0 };
-        let (mut scanned, mut failed) = (0, None);
+        let mut failed = None;
         let answer = poll_fn(|context| {
             if failed.is_none()
                 && let Poll::Ready(Err(error)) = outgoing.poll_write(&mut self.link, context)
@@ -108,7 +115,7 @@ impl Http1 {
                 failed = Some(error);
             }
             loop {
-                if let Some(head) = self.next_head(&mut scanned)? {
+                if let Some(head) = self.came.next_head()? {
                     return Poll::Ready(Ok(head));
                 }
                 match self.poll_fill(context) {
@@ -137,7 +144,7 @@ impl Http1 {
     pub(super) async fn read_body(&mut self, head: &Head, taken: &mut Taken) -> Result<(), Broken> {
         let stays = std::mem::take(&mut self.is_at_rest);
         let mut decoder = Decoder::new(head.framing);
-        while decoder.decode(&mut self.buffer, taken)? == Progress::NeedsMore {
+        while decoder.decode(&mut self.came.buffer, taken)? == Progress::NeedsMore {
             if poll_fn(|context| self.poll_fill(context)).await.map_err(Broken::Io)? == 0 {
                 return if decoder.may_end() { Ok(()) } else { Err(Broken::Closed) };
             }
@@ -148,33 +155,38 @@ impl Http1 {
         Ok(())
     }
 
-    /// The next head in the buffer that is no interim one, taken out of it.
-    fn next_head(&mut self, scanned: &mut usize) -> Result<Option<Head>, Broken> {
+    /// Reads what has come into the buffer; 0 at the end.
+    fn poll_fill(&mut self, context: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        self.came.buffer.reserve(READ_BYTES);
+        poll_read_buf(Pin::new(&mut self.link), context, &mut self.came.buffer)
+    }
+}
+
+impl Came {
+    /// The next head that is no interim one, taken out of it.
+    fn next_head(&mut self) -> Result<Option<Head>, Malformed> {
         // What can't be the beginning of a head is seen at once, all else once its end may have come: so a head that
         // comes byte by byte is not read again for each.
         while !self.buffer.is_empty()
-            && (*scanned == 0 || may_end(&self.buffer, *scanned) || self.buffer.len() >= super::MOST_BYTES)
+            && (self.scanned == 0
+                || may_end(&self.buffer, self.scanned)
+                || self.buffer.len() >= super::MOST_BYTES)
         {
             match parse(&self.buffer)? {
                 Parsed::Partial => break,
                 Parsed::Interim(length) => {
                     self.buffer.advance(length);
-                    *scanned = 0;
+                    self.scanned = 0;
                 }
                 Parsed::Final(head) => {
                     self.buffer.advance(head.length);
+                    self.scanned = 0;
                     return Ok(Some(head));
                 }
             }
         }
-        *scanned = self.buffer.len();
+        self.scanned = self.buffer.len();
         Ok(None)
-    }
-
-    /// Reads what has come into the buffer; 0 at the end.
-    fn poll_fill(&mut self, context: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        self.buffer.reserve(READ_BYTES);
-        poll_read_buf(Pin::new(&mut self.link), context, &mut self.buffer)
     }
 }
 
@@ -200,4 +212,35 @@ impl Outgoing<'_> {
         }
         Pin::new(link).poll_flush(context)
     }
+}
+
+/// What is read of an answer. For `fuzz/`.
+#[derive(Debug, PartialEq, Eq)]
+pub struct ReadAnswer {
+    pub status: u16,
+    pub body: Vec<u8>,
+    /// Whether the body has ended.
+    pub is_whole: bool,
+    /// Bytes behind it.
+    pub left: usize,
+}
+
+/// Reads an answer that comes in these pieces; `None` if its head has not ended. For `fuzz/`.
+///
+/// # Errors
+/// It is none, or too much.
+pub fn read_answer(pieces: &[&[u8]]) -> Result<Option<ReadAnswer>, Box<dyn std::error::Error>> {
+    let (mut came, mut taken) = (Came::default(), Taken::at_most(super::MOST_BYTES));
+    let (mut answer, mut is_whole) = (None, false);
+    for piece in pieces {
+        came.buffer.extend_from_slice(piece);
+        if answer.is_none() {
+            answer = came.next_head()?.map(|head| (head.status, Decoder::new(head.framing)));
+        }
+        if let Some((_, decoder)) = &mut answer {
+            is_whole = decoder.decode(&mut came.buffer, &mut taken)? == Progress::Done;
+        }
+    }
+    let left = came.buffer.len();
+    Ok(answer.map(|(status, _)| ReadAnswer { status, body: taken.kept, is_whole, left }))
 }
