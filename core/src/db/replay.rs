@@ -198,10 +198,10 @@ async fn end_waiting(pool: &PgPool, id: ReplayId) -> sqlx::Result<()> {
 ///
 /// # Errors
 /// PostgreSQL is away.
-pub async fn end_cancelled(pool: &PgPool) -> sqlx::Result<u64> {
+pub async fn end_cancelled(connection: &mut PgConnection) -> sqlx::Result<u64> {
     let lately: Vec<ReplayId> =
         sqlx::query_scalar("select id from replay where cancelled_at > now() - interval '10 minutes'")
-            .fetch_all(pool)
+            .fetch_all(&mut *connection)
             .await?;
     if lately.is_empty() {
         return Ok(0);
@@ -218,7 +218,7 @@ pub async fn end_cancelled(pool: &PgPool) -> sqlx::Result<u64> {
     )
     .bind(lately)
     .bind(ROWS_AT_ONCE)
-    .execute(pool)
+    .execute(connection)
     .await?;
     Ok(ended.rows_affected())
 }

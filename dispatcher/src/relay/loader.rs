@@ -11,7 +11,7 @@ use eventrail_core::rail::keys::Keys;
 use eventrail_core::rail::ready::Hint;
 use eventrail_core::rail::schedule::{self, Change, HORIZON, Member};
 use redis::aio::ConnectionManager;
-use sqlx::PgPool;
+use sqlx::PgConnection;
 
 use crate::clock;
 
@@ -45,7 +45,7 @@ impl Loader {
     /// Loads what falls due within the horizon, and sweeps what is overdue; answers whom to wake.
     pub(super) async fn load(
         &mut self,
-        pool: &PgPool,
+        record: &mut PgConnection,
         redis: &mut ConnectionManager,
         keys: &Keys,
     ) -> anyhow::Result<Vec<Hint>> {
@@ -54,7 +54,7 @@ impl Loader {
         let horizon = now + HORIZON;
         let mut from = self.loaded_to.unwrap_or(Place::before(now - OVERDUE));
         for _ in 0..READS {
-            let rows = waiting::falling_due(pool, from, horizon, BATCH).await?;
+            let rows = waiting::falling_due(&mut *record, from, horizon, BATCH).await?;
             add(redis, keys, &rows, &mut groups).await?;
             match next(&rows) {
                 Some(place) => from = place,
@@ -67,9 +67,9 @@ impl Loader {
         self.loaded_to = Some(from);
         if self.next_sweep.is_none_or(|at| at <= Instant::now()) {
             self.next_sweep = Some(Instant::now() + SWEEP_EVERY);
-            self.sweep(pool, redis, keys, now, &mut groups).await?;
+            self.sweep(record, redis, keys, now, &mut groups).await?;
         }
-        self.hasten(pool, redis, keys, now, &mut groups).await?;
+        self.hasten(record, redis, keys, now, &mut groups).await?;
         Ok(groups.into_iter().map(|(group_id, group)| Hint::Retries { group_id, group }).collect())
     }
 }
@@ -79,7 +79,7 @@ impl Loader {
     /// where the last one ended, and round again: they can't keep the others from their turn.
     async fn sweep(
         &mut self,
-        pool: &PgPool,
+        record: &mut PgConnection,
         redis: &mut ConnectionManager,
         keys: &Keys,
         now: DateTime<Utc>,
@@ -87,7 +87,7 @@ impl Loader {
     ) -> anyhow::Result<()> {
         for _ in 0..READS {
             let from = self.swept_to.unwrap_or(Place::before(DateTime::UNIX_EPOCH));
-            let rows = waiting::falling_due(pool, from, now - OVERDUE, BATCH).await?;
+            let rows = waiting::falling_due(&mut *record, from, now - OVERDUE, BATCH).await?;
             add(redis, keys, &rows, groups).await?;
             self.swept_to = next(&rows);
             if self.swept_to.is_none() {
@@ -100,7 +100,7 @@ impl Loader {
     /// Brings forward what was made due by hand and may stand in its ZSET with a later time.
     async fn hasten(
         &mut self,
-        pool: &PgPool,
+        record: &mut PgConnection,
         redis: &mut ConnectionManager,
         keys: &Keys,
         now: DateTime<Utc>,
@@ -110,7 +110,7 @@ impl Loader {
         let (mut rows, mut from) = (Vec::new(), Some(Place::before(now - RECENT)));
         for _ in 0..READS {
             let Some(place) = from else { break };
-            let read = waiting::made_due(pool, place, now + RECENT, BATCH).await?;
+            let read = waiting::made_due(&mut *record, place, now + RECENT, BATCH).await?;
             from = next(&read);
             rows.extend(read);
         }

@@ -1,5 +1,6 @@
 //! What the leading relay does again and again, each about once a second: settled positions, parking, due retries, streams of feeds
-//! that ended. Each pass can be cut at any point and begun again.
+//! that ended. Each pass can be cut at any point and begun again. New events wait for it, so what is asked each time is
+//! asked on the relay's own connection, where it is planned once.
 
 use std::time::{Duration, Instant};
 
@@ -79,15 +80,19 @@ impl Relay {
     }
 
     async fn load_retries(&mut self) -> anyhow::Result<()> {
-        let hints = self.loader.load(&self.pool, &mut self.redis, &self.config.keys).await?;
+        let mut line = self.lines.take().await?;
+        let hints = self.loader.load(&mut line, &mut self.redis, &self.config.keys).await?;
+        line.give_back();
         Ok(self.tell(hints.into_iter().map(Told::from).collect()).await?)
     }
 
     /// Ends rows that wait for what is no more. An attempt may have been under way when its endpoint was deleted
     /// or its replay cancelled, so this is asked again and again.
     async fn end_waiting(&mut self) -> anyhow::Result<()> {
-        self.orphans_unknown &= delivery::end_orphans(&self.pool, self.orphans_unknown).await? > 0;
-        replay::end_cancelled(&self.pool).await?;
+        let mut line = self.lines.take().await?;
+        self.orphans_unknown &= delivery::end_orphans(&mut *line, self.orphans_unknown).await? > 0;
+        replay::end_cancelled(&mut line).await?;
+        line.give_back();
         Ok(())
     }
 
@@ -139,7 +144,11 @@ impl Relay {
             let idle = |feed: &&FeedState| feed.known && !feed.dirty && feed.published() > feed.settled;
             settled.extend(self.feeds.values().filter(idle).map(|state| progress(state, state.published())));
         }
-        feed::settle(&self.pool, self.incarnation, &settled).await?;
+        if !settled.is_empty() {
+            let mut line = self.lines.take().await?;
+            feed::settle(&mut *line, self.incarnation, &settled).await?;
+            line.give_back();
+        }
         for seen in settled {
             if let Some(state) = self.feeds.get_mut(&seen.cursor.id) {
                 state.settled = state.settled.max(seen.cursor.settled_position);
@@ -162,8 +171,12 @@ impl Relay {
     /// Parks endpoints past the deferral bound and disabled ones, from where their live feed was read to;
     /// brings back those that have recovered. Only the relay does this, between two of its reads.
     async fn park(&mut self) -> anyhow::Result<()> {
+        let mut line = self.lines.take().await?;
+        let (to_park, parked) = (parking::to_park(&mut *line).await?, parking::count(&mut *line).await?);
+        line.give_back();
+        metrics::gauge!(names::ENDPOINTS_PARKED).set(parked as f64);
         let mut parkings = Vec::new();
-        for endpoint in parking::to_park(&self.pool).await? {
+        for endpoint in to_park {
             if parkings.len() == CHANGES_AT_ONCE {
                 break;
             }
@@ -180,14 +193,13 @@ impl Relay {
             });
         }
         parking::park(&self.pool, self.incarnation, &parkings).await?;
-        let brought_back = parking::unpark(&self.pool).await?;
+        let brought_back = if parked > 0 { parking::unpark(&self.pool).await? } else { 0 };
         if brought_back > 0 {
             tracing::info!(
                 endpoints = brought_back,
                 "endpoints brought back; catch-up feeds bring what they missed"
             );
         }
-        metrics::gauge!(names::ENDPOINTS_PARKED).set(parking::count(&self.pool).await? as f64);
         Ok(())
     }
 
@@ -200,7 +212,9 @@ impl Relay {
 
     /// Deletes the streams of feeds that were ended by hand or with their group, also while no relay ran.
     async fn delete_closed(&mut self) -> anyhow::Result<()> {
-        let closed = feed::closed(&self.pool).await?;
+        let mut line = self.lines.take().await?;
+        let closed = feed::closed(&mut *line).await?;
+        line.give_back();
         if closed.is_empty() {
             return Ok(());
         }
