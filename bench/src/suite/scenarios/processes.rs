@@ -5,7 +5,7 @@ use super::super::outcome::{Figure, Outcome, Target};
 use super::growth::rate_of_rounds;
 
 pub(super) async fn play(context: &Context<'_>) -> anyhow::Result<Outcome> {
-    let events = context.sized(15_000).max(100);
+    let events = context.sized(60_000).max(100);
     let mut outcome =
         Outcome::new(format!("{events} events of 1 KiB to one endpoint, on 1, 2 and 4 processes"));
     let mut stage = context.stage().await?;
