@@ -1,7 +1,7 @@
 //! `eventrail.ping`: the dispatcher's way of sending, without log, feed or rows.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use eventrail_core::config::DispatcherConfig;
 use eventrail_core::db::recipient::{self, State};
@@ -66,6 +66,8 @@ impl Pinger for Pings {
             let payload = serde_json::json!({ "endpoint_id": endpoint, "group": recipient.group.as_ref() });
             let event = Event::ping(payload.to_string().as_bytes());
             let order = Order { number: 1, trigger: "test", resend: None };
+            // Nothing else looks after connections here: those of earlier pings end with a later one.
+            courier.client.sweep(Instant::now());
             let (attempt, _) = deliver::attempt(&courier, &target, &event, &order).await;
             Ok(Some((event.id, attempt)))
         })
