@@ -48,7 +48,8 @@ fn kind(error: &(dyn Error + 'static)) -> Failure {
         _ => {}
     }
     match cause::<Broken>(error) {
-        Some(Broken::Closed) => return Failure::Reset,
+        // Of other kinds, such as a host that can't be reached any more.
+        Some(Broken::Closed | Broken::Io(_) | Broken::Unsent(_)) => return Failure::Reset,
         Some(_) => return Failure::Protocol,
         None => {}
     }

@@ -8,6 +8,7 @@ use anyhow::Context as _;
 use eventrail_core::config::{DispatcherConfig, StoreConfig};
 use eventrail_core::db::lines::Lines;
 use eventrail_core::db::{self, dispatcher, tail};
+use eventrail_core::descriptors;
 use eventrail_core::egress::EgressPolicy;
 use eventrail_core::ids::EndpointId;
 use eventrail_core::metrics as names;
@@ -65,6 +66,8 @@ pub async fn run(
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
     config.validate()?;
+    // A connection for each attempt under way, and those that rest.
+    descriptors::raise();
     assert!(
         CLAIM_AFTER >= 3 * LONGEST_HOLD,
         "entries are taken over only from those who can't hold them any more"

@@ -29,13 +29,16 @@ pub(super) struct Meter(Arc<Shared>);
 
 struct Shared {
     left: AtomicUsize,
+    /// Bytes that went the other way, ours.
+    sent: AtomicUsize,
     is_h2: AtomicBool,
 }
 
 impl Meter {
     /// For a new connection, its TLS handshake included.
     pub(super) fn new() -> Self {
-        Self(Arc::new(Shared { left: AtomicUsize::new(MOST_BYTES), is_h2: AtomicBool::new(false) }))
+        let (left, sent) = (AtomicUsize::new(MOST_BYTES), AtomicUsize::new(0));
+        Self(Arc::new(Shared { left, sent, is_h2: AtomicBool::new(false) }))
     }
 
     /// The connection is made.
@@ -77,6 +80,17 @@ impl Meter {
         let most = self.most();
         let add = |left: usize| Some(left.saturating_add(bytes).min(most));
         let _ = self.0.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, add);
+    }
+
+    /// How many bytes were ever written to the connection, TLS included.
+    pub(super) fn sent(&self) -> usize {
+        self.0.sent.load(Ordering::Relaxed)
+    }
+
+    fn wrote(&self, written: &Poll<io::Result<usize>>) {
+        if let Poll::Ready(Ok(bytes)) = written {
+            self.0.sent.fetch_add(*bytes, Ordering::Relaxed);
+        }
     }
 
     fn left(&self) -> usize {
@@ -125,7 +139,10 @@ impl<S: AsyncRead + Unpin> AsyncRead for Metered<S> {
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for Metered<S> {
     fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().stream).poll_write(context, bytes)
+        let this = self.get_mut();
+        let written = Pin::new(&mut this.stream).poll_write(context, bytes);
+        this.meter.wrote(&written);
+        written
     }
 
     fn poll_write_vectored(
@@ -133,7 +150,10 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Metered<S> {
         context: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().stream).poll_write_vectored(context, slices)
+        let this = self.get_mut();
+        let written = Pin::new(&mut this.stream).poll_write_vectored(context, slices);
+        this.meter.wrote(&written);
+        written
     }
 
     fn is_write_vectored(&self) -> bool {

@@ -23,7 +23,7 @@ use http::header::RETRY_AFTER;
 use tokio::time::{Instant, timeout_at};
 
 use self::dial::Dialer;
-use self::http1::Http1;
+use self::http1::{Http1, Outgoing};
 use self::http2::Http2;
 use self::pool::{Connection, Pool};
 use self::taken::Taken;
@@ -111,10 +111,8 @@ impl Client {
         deadline: Instant,
     ) -> Result<Received, NotAnswered> {
         loop {
-            let pooled = self.pool.take(&to.origin);
-            let is_new = pooled.is_none();
-            let connection = match pooled {
-                Some(connection) => connection,
+            let (connection, is_new) = match self.pool.take(&to.origin) {
+                Some(connection) => (connection, false),
                 // Apart, since most deliveries have no need of it and would carry its state.
                 None => Box::pin(timeout_at(deadline, self.connect(to)))
                     .await
@@ -138,13 +136,15 @@ impl Client {
         self.pool.sweep(now);
     }
 
-    async fn connect(&self, to: &Destination) -> Result<Connection, NotAnswered> {
+    /// A connection, and whether it is made for this request alone so far.
+    async fn connect(&self, to: &Destination) -> Result<(Connection, bool), NotAnswered> {
         let link = self.dialer.dial(&to.uri).await.map_err(|error| NotAnswered::Failed(error.into()))?;
         if !link.meter().is_h2() {
-            return Ok(Connection::Http1(Http1::new(link)));
+            return Ok((Connection::Http1(Http1::new(link)), true));
         }
         let connection = Http2::begin(link).await.map_err(|error| NotAnswered::Failed(error.into()))?;
-        Ok(Connection::Http2(self.pool.share(&to.origin, connection)))
+        let (shared, is_new) = self.pool.share(&to.origin, connection);
+        Ok((Connection::Http2(shared), is_new))
     }
 
     async fn over_http1(
@@ -156,10 +156,11 @@ impl Client {
         deadline: Instant,
     ) -> Result<Received, NotAnswered> {
         let head = to.head(own, body.len());
-        let answer = timeout_at(deadline, connection.ask(&head, body)).await;
+        let mut outgoing = Outgoing::new(&head, body);
+        let answer = timeout_at(deadline, connection.ask(&mut outgoing)).await;
         let head = answer.map_err(|_| NotAnswered::NoAnswer)??;
         let mut taken = Taken::at_most(MOST_BYTES);
-        let read = timeout_at(deadline, connection.read_body(&head, &mut taken)).await;
+        let read = timeout_at(deadline, connection.read_body(&head, &mut outgoing, &mut taken)).await;
         let cut = read.map_or(Some(NotAnswered::NoAnswer), |read| read.err().map(NotAnswered::from));
         self.pool.rest(&to.origin, connection);
         Ok(Received { status: head.status, retry_after: head.retry_after, body: taken.kept, cut })
@@ -268,6 +269,60 @@ mod tests {
             };
             tokio::join!(serve, ask);
         }
+    }
+
+    #[tokio::test]
+    async fn hundreds_of_connections_that_were_closed_at_rest_cost_no_attempt() {
+        const CONNECTIONS: usize = 300;
+        let (listener, to) = receiver().await;
+        let client = client(CONNECTIONS);
+        let serve = async {
+            let mut streams = Vec::new();
+            for _ in 0..CONNECTIONS {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                request(&mut stream, "body").await;
+                streams.push(stream);
+            }
+            for stream in &mut streams {
+                stream.write_all(OK).await.unwrap();
+            }
+            streams
+        };
+        let ask = futures_util::future::join_all((0..CONNECTIONS).map(|_| post(&client, &to, b"body")));
+        let (streams, received) = tokio::join!(serve, ask);
+        assert!(received.iter().all(Result::is_ok));
+        drop(streams);
+        let serve = async {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            request(&mut stream, "again").await;
+            stream.write_all(OK).await.unwrap();
+        };
+        // Once the runtime has heard of it; closing one is closing all, in order.
+        tokio::task::yield_now().await;
+        let (received, ()) = tokio::join!(post(&client, &to, b"again"), serve);
+        assert_eq!(received.unwrap().status, 200);
+    }
+
+    #[tokio::test]
+    async fn who_confirms_before_all_has_come_still_gets_all() {
+        static LARGE: [u8; 8 << 20] = [b'x'; 8 << 20];
+        let (listener, to) = receiver().await;
+        let client = client(8);
+        let serve = async {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await.unwrap();
+            let mut all = 0;
+            let mut buffer = vec![0; 1 << 20];
+            while all < LARGE.len() {
+                all += match stream.read(&mut buffer).await.unwrap() {
+                    0 => panic!("the request ended after {all} bytes"),
+                    bytes => bytes,
+                };
+            }
+        };
+        let ((), received) = tokio::join!(serve, post(&client, &to, &LARGE));
+        assert_eq!(received.unwrap().status, 200);
+        assert!(client.pool.take(&to.origin).is_some(), "it is as good as any other");
     }
 
     #[tokio::test]

@@ -18,14 +18,17 @@ pub(super) enum Connection {
 }
 
 pub(super) struct Pool {
-    /// Of HTTP/1.1, to one receiver.
+    /// Of HTTP/1.1, to one receiver; and to all together.
     most: usize,
+    most_in_all: usize,
     held: Mutex<Held>,
 }
 
 struct Held {
     /// By origin.
     of: HashMap<Arc<str>, Resting>,
+    /// Those of HTTP/1.1.
+    resting: usize,
     next_sweep: Instant,
 }
 
@@ -38,7 +41,8 @@ struct Resting {
 
 impl Pool {
     pub(super) fn new(most: usize) -> Self {
-        Self { most, held: Mutex::new(Held { of: HashMap::new(), next_sweep: Instant::now() + SWEEP_EVERY }) }
+        let held = Held { of: HashMap::new(), resting: 0, next_sweep: Instant::now() + SWEEP_EVERY };
+        Self { most, most_in_all: most.saturating_mul(4), held: Mutex::new(held) }
     }
 
     /// A connection that may be used, as far as is known here.
@@ -52,7 +56,9 @@ impl Pool {
                     *used_at = Instant::now();
                     return Some(Connection::Http2(shared.clone()));
                 }
-                resting.http1.pop()?
+                let popped = resting.http1.pop()?;
+                held.resting -= 1;
+                popped
             };
             if since.elapsed() < MOST_REST && connection.is_quiet() {
                 return Some(Connection::Http1(connection));
@@ -67,24 +73,31 @@ impl Pool {
         }
         connection.lie_down();
         let mut held = self.held();
+        let held = &mut *held;
+        if held.resting >= self.most_in_all {
+            return;
+        }
         let resting = match held.of.get_mut(origin) {
             Some(resting) => resting,
             None => held.of.entry(Arc::clone(origin)).or_default(),
         };
         if resting.http1.len() < self.most {
             resting.http1.push((connection, Instant::now()));
+            held.resting += 1;
         }
     }
 
     /// The connection that all requests to this origin share from now on: this one, unless another was quicker.
-    pub(super) fn share(&self, origin: &Arc<str>, connection: Http2) -> Http2 {
+    /// Answers which it is.
+    pub(super) fn share(&self, origin: &Arc<str>, connection: Http2) -> (Http2, bool) {
         let mut held = self.held();
         let shared = &mut held.of.entry(Arc::clone(origin)).or_default().http2;
         shared.take_if(|(shared, _)| shared.is_closed());
-        shared.get_or_insert_with(|| (connection, Instant::now())).0.clone()
+        let is_new = shared.is_none();
+        (shared.get_or_insert_with(|| (connection, Instant::now())).0.clone(), is_new)
     }
 
-    /// Closes what has rested for too long. To be called every now and then.
+    /// Closes what has rested for too long, or was closed by its receiver. To be called every now and then.
     pub(super) fn sweep(&self, now: Instant) {
         let mut old = Vec::new();
         let mut held = self.held();
@@ -94,13 +107,14 @@ impl Pool {
         held.next_sweep = now + SWEEP_EVERY;
         held.of.retain(|_, resting| {
             let is_old = |since: &Instant| now.duration_since(*since) >= MOST_REST;
-            let count = resting.http1.iter().take_while(|(_, since)| is_old(since)).count();
-            old.extend(resting.http1.drain(..count));
+            let is_over = |(one, since): &mut (Http1, Instant)| is_old(since) || !one.is_quiet();
+            old.extend(resting.http1.extract_if(.., is_over));
             // Requests that are under way on it go on.
             resting.http2.take_if(|(shared, used_at)| is_old(used_at) || shared.is_closed());
             !resting.http1.is_empty() || resting.http2.is_some()
         });
-        // What is old is closed once the lock is given back.
+        held.resting -= old.len();
+        // It is closed once the lock is given back.
         drop(held);
         drop(old);
     }

@@ -34,6 +34,12 @@ pub(crate) struct Head {
     pub(super) keeps_alive: bool,
 }
 
+impl Head {
+    pub(super) fn is_success(&self) -> bool {
+        (200..300).contains(&self.status)
+    }
+}
+
 /// Whether a head may end within `bytes`, of which all before `from` was looked at before.
 pub(super) fn may_end(bytes: &[u8], from: usize) -> bool {
     let rest = &bytes[from.saturating_sub(2).min(bytes.len())..];
@@ -64,15 +70,20 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Parsed, Malformed> {
     for header in response.headers.iter() {
         fields.read(header)?;
     }
+    let has_no_body = matches!(status, 101 | 204 | 304);
     let framing = match (fields.transfer, fields.length) {
-        _ if matches!(status, 101 | 204 | 304) => Framing::Length(0),
+        _ if has_no_body => Framing::Length(0),
         (Transfer::Chunked, _) if is_1_1 => Framing::Chunked,
         (Transfer::None, Some(length)) => Framing::Length(length),
         // Neither a length nor chunks that end: the body ends with the connection.
         _ => Framing::UntilClose,
     };
-    // Who sends both a length and a coding may be two servers that do not agree.
-    let is_plain = fields.transfer == Transfer::None || fields.length.is_none();
+    // Who sends both a length and a coding may be two servers that do not agree; and where there can be no body, but its
+    // length is told, it may come all the same.
+    let is_plain = match (fields.transfer, fields.length.unwrap_or(0)) {
+        (Transfer::None, length) => length == 0 || !has_no_body,
+        _ => fields.length.is_none() && !has_no_body,
+    };
     let stays = !fields.closes && (is_1_1 || fields.stays) && status != 101;
     let keeps_alive = stays && is_plain && framing != Framing::UntilClose;
     Ok(Parsed::Final(Head { length, status, retry_after: fields.retry_after, framing, keeps_alive }))
@@ -160,7 +171,9 @@ mod tests {
             ("HTTP/1.1 200 OK\nContent-Length: 5, 5\n\n", Framing::Length(5), true),
             ("HTTP/1.1 200 OK\r\ntransfer-encoding: Chunked\r\n\r\n", Framing::Chunked, true),
             ("HTTP/1.1 204 No\r\n\r\n", Framing::Length(0), true),
-            ("HTTP/1.1 304 No\r\ncontent-length: 9\r\n\r\n", Framing::Length(0), true),
+            ("HTTP/1.1 304 No\r\ncontent-length: 9\r\n\r\n", Framing::Length(0), false),
+            ("HTTP/1.1 204 No\r\ncontent-length: 0\r\n\r\n", Framing::Length(0), true),
+            ("HTTP/1.1 204 No\r\ntransfer-encoding: chunked\r\n\r\n", Framing::Length(0), false),
             ("HTTP/1.1 200 OK\r\n\r\n", Framing::UntilClose, false),
             ("HTTP/1.1 200 OK\r\ntransfer-encoding: gzip\r\n\r\n", Framing::UntilClose, false),
             ("HTTP/1.1 200 OK\r\ntransfer-encoding: gzip, chunked\r\n\r\n", Framing::Chunked, true),

@@ -6,11 +6,12 @@ mod head;
 
 use std::future::poll_fn;
 use std::io::{self, IoSlice};
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::task::{Context, Poll, Waker, ready};
 
 use bytes::{Buf as _, BytesMut};
 use tokio::io::{AsyncRead as _, AsyncWrite as _, ReadBuf};
+use tokio::task::unconstrained;
 use tokio_util::io::poll_read_buf;
 
 use self::body::{Decoder, Flaw, Progress};
@@ -56,6 +57,8 @@ pub(super) struct Http1 {
     came: Came,
     /// Nothing is on its way in either direction, and both sides want to go on.
     is_at_rest: bool,
+    /// It has brought an answer before.
+    has_served: bool,
 }
 
 /// What came and belongs to nothing yet.
@@ -67,15 +70,17 @@ struct Came {
 }
 
 /// A request on its way out.
-struct Outgoing<'a> {
+pub(super) struct Outgoing<'a> {
     head: &'a [u8],
     body: &'a [u8],
     written: usize,
+    /// All of it has left, what TLS keeps for a while included.
+    is_out: bool,
 }
 
 impl Http1 {
     pub(super) fn new(link: Link) -> Self {
-        Self { link, came: Came::default(), is_at_rest: true }
+        Self { link, came: Came::default(), is_at_rest: true, has_served: false }
     }
 
     /// Whether another request can be made on it, as far as is known here.
@@ -85,7 +90,8 @@ impl Http1 {
 
     /// Gives back memory that a long answer took.
     pub(super) fn lie_down(&mut self) {
-        if self.came.buffer.capacity() > MOST_AT_REST {
+        // What was read of the buffer is not in its capacity, but is still there.
+        if self.came.buffer.capacity() > MOST_AT_REST || self.came.buffer.try_reclaim(MOST_AT_REST + 1) {
             self.came.buffer = BytesMut::new();
         }
     }
@@ -94,24 +100,33 @@ impl Http1 {
     pub(super) fn is_quiet(&mut self) -> bool {
         let mut byte = [0; 1];
         let mut nothing = ReadBuf::new(&mut byte);
-        let mut context = Context::from_waker(Waker::noop());
-        Pin::new(&mut self.link).poll_read(&mut context, &mut nothing).is_pending()
+        // Beyond what one task may do at once, tokio would say that nothing has come, without having looked.
+        let look =
+            unconstrained(poll_fn(|context| Pin::new(&mut self.link).poll_read(context, &mut nothing)));
+        pin!(look).poll(&mut Context::from_waker(Waker::noop())).is_pending()
     }
 
-    /// Writes a request and reads the head of its answer. An answer that comes before all is written counts; the rest is
-    /// then not written.
+    /// Writes a request and reads the head of its answer, which may come before all is written.
     ///
     /// # Errors
     /// There is no answer, or none of HTTP/1.
-    pub(super) async fn ask(&mut self, head: &[u8], body: &[u8]) -> Result<Head, Broken> {
+    pub(super) async fn ask(&mut self, outgoing: &mut Outgoing<'_>) -> Result<Head, Broken> {
         self.is_at_rest = false;
-        let mut outgoing = Outgoing { head, body, written: 0 };
+        let sent_before = self.link.meter().sent();
+        let broken = |link: &Link, error| match link.meter().sent() == sent_before {
+            true => Broken::Unsent(error),
+            false => Broken::Io(error),
+        };
         let mut failed = None;
-        let answer = poll_fn(|context| {
+        poll_fn(|context| {
             if failed.is_none()
                 && let Poll::Ready(Err(error)) = outgoing.poll_write(&mut self.link, context)
             {
-                // An answer may have come all the same: who refuses a request need not read it.
+                // An answer may have come all the same: who refuses a request need not read it. But not to one of which
+                // nothing was sent, on a connection that has rested.
+                if self.has_served && self.link.meter().sent() == sent_before {
+                    return Poll::Ready(Err(Broken::Unsent(error)));
+                }
                 failed = Some(error);
             }
             loop {
@@ -120,36 +135,49 @@ impl Http1 {
                 }
                 match self.poll_fill(context) {
                     Poll::Ready(Ok(0)) => {
-                        let closed = failed.take().map_or(Broken::Closed, |error| outgoing.broken(error));
-                        return Poll::Ready(Err(closed));
+                        let failed = failed.take().map(|error| broken(&self.link, error));
+                        return Poll::Ready(Err(failed.unwrap_or(Broken::Closed)));
                     }
                     Poll::Ready(Ok(_)) => {}
-                    Poll::Ready(Err(error)) => return Poll::Ready(Err(outgoing.broken(error))),
+                    Poll::Ready(Err(error)) => return Poll::Ready(Err(broken(&self.link, error))),
                     Poll::Pending => {
-                        let failed = failed.take().map(|error| Err(outgoing.broken(error)));
+                        let failed = failed.take().map(|error| Err(broken(&self.link, error)));
                         return failed.map_or(Poll::Pending, Poll::Ready);
                     }
                 }
             }
         })
-        .await?;
-        self.is_at_rest = answer.keeps_alive && outgoing.is_written();
-        Ok(answer)
+        .await
     }
 
-    /// Reads the body that belongs to this head.
+    /// Reads the body that belongs to this head, while the rest of the request is written: who confirms a delivery
+    /// before all of it has come still gets all of it.
     ///
     /// # Errors
     /// Not all of it came, or it is more than is read of one: what came is in `taken`.
-    pub(super) async fn read_body(&mut self, head: &Head, taken: &mut Taken) -> Result<(), Broken> {
-        let stays = std::mem::take(&mut self.is_at_rest);
+    pub(super) async fn read_body(
+        &mut self,
+        head: &Head,
+        outgoing: &mut Outgoing<'_>,
+        taken: &mut Taken,
+    ) -> Result<(), Broken> {
         let mut decoder = Decoder::new(head.framing);
+        let mut failed = false;
         while decoder.decode(&mut self.came.buffer, taken)? == Progress::NeedsMore {
-            if poll_fn(|context| self.poll_fill(context)).await.map_err(Broken::Io)? == 0 {
+            let filled = poll_fn(|context| {
+                failed =
+                    failed || matches!(outgoing.poll_write(&mut self.link, context), Poll::Ready(Err(_)));
+                self.poll_fill(context)
+            });
+            if filled.await.map_err(Broken::Io)? == 0 {
                 return if decoder.may_end() { Ok(()) } else { Err(Broken::Closed) };
             }
         }
-        self.is_at_rest = stays;
+        if head.is_success() && !failed {
+            let _ = poll_fn(|context| outgoing.poll_write(&mut self.link, context)).await;
+        }
+        self.is_at_rest = head.keeps_alive && outgoing.is_out;
+        self.has_served = true;
         // The next answer may be as long.
         self.link.meter().ended();
         Ok(())
@@ -190,17 +218,16 @@ impl Came {
     }
 }
 
-impl Outgoing<'_> {
-    fn is_written(&self) -> bool {
-        self.written == self.head.len() + self.body.len()
-    }
-
-    fn broken(&self, error: io::Error) -> Broken {
-        if self.written == 0 { Broken::Unsent(error) } else { Broken::Io(error) }
+impl<'a> Outgoing<'a> {
+    pub(super) fn new(head: &'a [u8], body: &'a [u8]) -> Self {
+        Self { head, body, written: 0, is_out: false }
     }
 
     fn poll_write(&mut self, link: &mut Link, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        while !self.is_written() {
+        if self.is_out {
+            return Poll::Ready(Ok(()));
+        }
+        while self.written < self.head.len() + self.body.len() {
             let head = self.head.get(self.written..).unwrap_or_default();
             let body = &self.body[self.written.saturating_sub(self.head.len())..];
             let slices = [IoSlice::new(head), IoSlice::new(body)];
@@ -210,7 +237,9 @@ impl Outgoing<'_> {
                 written => self.written += written,
             }
         }
-        Pin::new(link).poll_flush(context)
+        ready!(Pin::new(link).poll_flush(context))?;
+        self.is_out = true;
+        Poll::Ready(Ok(()))
     }
 }
 
