@@ -17,7 +17,8 @@ pub fn run(data: &[u8]) {
     }
     match (&whole, &cut) {
         (Ok(whole), Ok(cut)) => assert_eq!(whole, cut, "cut at {from} and {to}"),
-        (Err(_), Err(_)) => {}
+        // A head that has begun well is not looked at again before it may have ended.
+        (Err(_), Err(_) | Ok(None)) => {}
         // Each piece of a body counts for something, so one that is cut may be too much.
         (Ok(_), Err(error)) => assert!(is_too_much(&**error), "cut at {from} and {to}: {error}"),
         (Err(error), Ok(_)) => panic!("only whole, not cut at {from} and {to}: {error}"),
