@@ -34,6 +34,14 @@ async fn request(stream: &mut TcpStream, body: &str) -> String {
     text
 }
 
+/// Takes a connection, reads a request on it, and answers with these bytes.
+async fn answer(listener: &TcpListener, bytes: &[u8]) -> TcpStream {
+    let (mut stream, _) = listener.accept().await.unwrap();
+    request(&mut stream, "body").await;
+    stream.write_all(bytes).await.unwrap();
+    stream
+}
+
 #[tokio::test]
 async fn one_connection_serves_one_request_after_another() {
     let (listener, to) = receiver().await;
@@ -66,9 +74,7 @@ async fn a_connection_that_the_receiver_has_closed_meanwhile_costs_no_attempt() 
     let client = client(8);
     for _ in 0..3 {
         let serve = async {
-            let (mut stream, _) = listener.accept().await.unwrap();
-            request(&mut stream, "body").await;
-            stream.write_all(OK).await.unwrap();
+            let mut stream = answer(&listener, OK).await;
             stream.shutdown().await.unwrap();
             // Until the other side has closed it too, or asks on it in spite of its end.
             stream.read_u8().await.unwrap_err();
@@ -144,13 +150,8 @@ async fn what_nobody_asked_for_ends_a_connection() {
     let (listener, to) = receiver().await;
     let client = client(8);
     for _ in 0..2 {
-        let serve = async {
-            let (mut stream, _) = listener.accept().await.unwrap();
-            request(&mut stream, "body").await;
-            stream.write_all(&[OK, OK].concat()).await.unwrap();
-            stream
-        };
-        let (stream, received) = tokio::join!(serve, post(&client, &to, b"body"));
+        let both = [OK, OK].concat();
+        let (stream, received) = tokio::join!(answer(&listener, &both), post(&client, &to, b"body"));
         assert_eq!(received.unwrap().status, 200);
         drop(stream);
     }
@@ -198,13 +199,7 @@ async fn no_more_connections_rest_than_may() {
 async fn connections_that_rest_for_long_are_closed() {
     let (listener, to) = receiver().await;
     let client = client(8);
-    let serve = async {
-        let (mut stream, _) = listener.accept().await.unwrap();
-        request(&mut stream, "body").await;
-        stream.write_all(OK).await.unwrap();
-        stream
-    };
-    let (mut stream, received) = tokio::join!(serve, post(&client, &to, b"body"));
+    let (mut stream, received) = tokio::join!(answer(&listener, OK), post(&client, &to, b"body"));
     received.unwrap();
     let now = std::time::Instant::now();
     client.sweep(now + Duration::from_secs(30));
